@@ -1,0 +1,1 @@
+"""The challenge at home: simulated user, scores, interaction protocol and report."""

@@ -1,0 +1,161 @@
+"""The user that the organizers simulate: a box from a mask, a click from an error.
+
+Both follow the challenge's public scripts (`get_boxes.py` and the CPU path of `CVPR25_iter_eval.py`): given the same masks, the clicks
+are the same voxels. They are much faster, because everything after the comparison of the two masks looks at the error's box only.
+"""
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+Voxel = tuple[int, int, int]
+
+JITTER_MAX = 5
+"""Largest widening of a box in pixels, for a slice of `JITTER_REFERENCE` pixels."""
+
+JITTER_REFERENCE = 256
+
+HALVING_LIMIT = 60_000_000
+"""Padded boxes of more voxels than this are halved along every axis before the distance transform."""
+
+PADDING_FRACTION = 0.25
+"""Padding on either side of a component's box, as a part of the box's edge (at least one voxel)."""
+
+TIE_SEED = 42
+"""The organizers seed numpy's legacy generator with this before every choice among equally deep voxels."""
+
+
+def box_from_mask(mask: NDArray[np.bool_], rng: np.random.Generator) -> dict[str, int]:
+    """Return the challenge's box of one object: the extent in z, and the jittered extent in x and y of its middle slice.
+
+    The middle slice is the middle one of those that hold the object, so it is never empty. One jitter of 0 to 5 pixels is drawn for
+    the object and scaled by the slice's size over 256. The object may leave the box in other slices.
+
+    Args:
+        mask: (D, H, W), axes z, y, x; true inside the object.
+        rng: source of the jitter.
+
+    Returns:
+        `z_min`, `z_max`, `z_mid`, `z_mid_x_min`, `z_mid_x_max`, `z_mid_y_min`, `z_mid_y_max` in voxels, maxima inclusive.
+
+    Raises:
+        ValueError: the mask is not three-dimensional, not boolean, or empty.
+    """
+    _check_volume(mask, "mask")
+    occupied = np.flatnonzero(mask.any(axis=(1, 2)))
+    if occupied.size == 0:
+        raise ValueError("mask: it is empty; a box needs at least one voxel")
+    middle = occupied[occupied.size // 2]
+    height, width = mask.shape[1:]
+    rows = np.flatnonzero(mask[middle].any(axis=1))
+    columns = np.flatnonzero(mask[middle].any(axis=0))
+    jitter = int(rng.integers(0, JITTER_MAX + 1))
+    jitter_y = int(jitter * height / JITTER_REFERENCE)
+    jitter_x = int(jitter * width / JITTER_REFERENCE)
+    return {
+        "z_min": int(occupied[0]),
+        "z_max": int(occupied[-1]),
+        "z_mid": int(middle),
+        "z_mid_x_min": max(0, int(columns[0]) - jitter_x),
+        "z_mid_x_max": min(width - 1, int(columns[-1]) + jitter_x),
+        "z_mid_y_min": max(0, int(rows[0]) - jitter_y),
+        "z_mid_y_max": min(height - 1, int(rows[-1]) + jitter_y),
+    }
+
+
+def click_from_error(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[Voxel, bool] | None:
+    """Return the click that the organizers' user makes: the deepest voxel of the largest error component.
+
+    Components are 26-connected; of equally large ones the first in memory order wins. Depth is the Euclidean distance in voxels
+    (the spacing is ignored); of equally deep voxels one is chosen uniformly, always with the same seed.
+
+    Args:
+        prediction: (D, H, W), axes z, y, x; true where the object was predicted.
+        truth: the same shape; true where the object is.
+
+    Returns:
+        The position (z, y, x), and whether it lies in the object (a foreground click); `None` when there is no error.
+
+    Raises:
+        ValueError: the masks are not three-dimensional or not boolean, or their shapes differ.
+    """
+    _check_volume(prediction, "prediction")
+    _check_volume(truth, "truth")
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction: shape {prediction.shape} differs from the truth's {truth.shape}")
+    error = prediction != truth
+    box = _bounding_box(error)
+    if box is None:
+        return None
+    component, corner = _largest_component(error, box)
+    depth = _depth(component)
+    deepest = np.argwhere(depth == depth.max())
+    choice = deepest[np.random.RandomState(TIE_SEED).choice(len(deepest))]
+    position = tuple(int(start + offset) for start, offset in zip(corner, choice, strict=True))
+    return position, bool(truth[position])
+
+
+def _check_volume(mask: NDArray[np.bool_], name: str) -> None:
+    if mask.ndim != 3:
+        raise ValueError(f"{name}: {mask.ndim} dimensions; expected 3 (z, y, x)")
+    if mask.dtype != np.bool_:
+        raise ValueError(f"{name}: dtype {mask.dtype}; expected bool")
+
+
+def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
+    """Return the smallest box around the true voxels; `None` if there are none."""
+    box = [slice(None)] * 3
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        occupied = np.flatnonzero(mask[tuple(box)].any(axis=others))
+        if occupied.size == 0:
+            return None
+        box[axis] = slice(int(occupied[0]), int(occupied[-1]) + 1)
+    return tuple(box)
+
+
+def _largest_component(error: NDArray[np.bool_], box: tuple[slice, slice, slice]) -> tuple[NDArray[np.bool_], Voxel]:
+    """Return the largest 26-connected component, cropped to its own box, and the corner of that box in `error`."""
+    # Labels are numbered in memory order and the first of equally large components is taken, so the copy keeps the order of the whole.
+    cropped = error[box].copy(order="F" if error.flags.fnc else "C")
+    # As uint8, because cc3d 4.1.1 can fail on boolean arrays of one voxel's thickness ("maximum length exception").
+    labels = cc3d.connected_components(cropped.view(np.uint8), connectivity=26)
+    statistics = cc3d.statistics(labels)
+    sizes = statistics["voxel_counts"].copy()
+    sizes[0] = 0
+    largest = int(np.argmax(sizes))
+    own_box = statistics["bounding_boxes"][largest]
+    corner = tuple(int(outer.start + inner.start) for outer, inner in zip(box, own_box, strict=True))
+    return labels[own_box] == largest, corner
+
+
+def _depth(component: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return each voxel's distance to the nearest voxel outside the component, as the organizers' padded crop gives it."""
+    shape = np.array(component.shape)
+    padding = np.maximum((shape * PADDING_FRACTION).astype(int), 1)
+    if np.prod(shape + 2 * padding) > HALVING_LIMIT:
+        return _halved_depth(component, padding)
+    # The organizers pad by a quarter; one layer gives the same distances, since what lies outside the box is all background.
+    return distance_transform_edt(np.pad(component, 1))[1:-1, 1:-1, 1:-1]
+
+
+def _halved_depth(component: NDArray[np.bool_], padding: NDArray[np.int_]) -> NDArray[np.float64]:
+    """Return `_depth` on blocks of 2×2×2 voxels (a block belongs to the component if any of its voxels does).
+
+    The blocks are counted from the corner of the padded crop. Beside a thin component the padding may be half a block only, and then
+    there is no background on that side for the distance to reach: the border is reproduced as it is.
+    """
+    shape = np.array(component.shape)
+    parity = padding % 2
+    blocks = -(-(parity + shape) // 2)
+    aligned = np.pad(component, [(int(p), int(2 * b - p - s)) for p, b, s in zip(parity, blocks, shape, strict=True)])
+    halved = aligned.reshape(blocks[0], 2, blocks[1], 2, blocks[2], 2).any(axis=(1, 3, 5))
+    before = np.minimum(padding // 2, 1)
+    after = np.minimum(-(-(shape + 2 * padding) // 2) - padding // 2 - blocks, 1)
+    distance = distance_transform_edt(np.pad(halved, [(int(b), int(a)) for b, a in zip(before, after, strict=True)]))
+    distance = distance[tuple(slice(int(b), int(b + n)) for b, n in zip(before, blocks, strict=True))]
+    for axis in range(3):
+        distance = distance.repeat(2, axis=axis)
+    distance = distance[tuple(slice(int(p), int(p + s)) for p, s in zip(parity, shape, strict=True))]
+    return distance * component
