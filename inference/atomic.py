@@ -1,0 +1,34 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SUFFIX = ".unfinished"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary name in ``path``'s folder to write to, and renames it to ``path`` when the block ends well.
+
+    The temporary name starts with a dot and does not end in ``path``'s suffix, so nobody takes it for a finished file.
+    An older file stays until it is replaced; the new one is world-readable (mode 0644).
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+    try:
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.chmod(0o644)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed runs may have left in a folder."""
+    for path in folder.glob(f".*{SUFFIX}"):
+        path.unlink(missing_ok=True)

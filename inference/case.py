@@ -1,0 +1,375 @@
+"""A case on disk: read, check, write (the challenge's ``.npz`` contract).
+
+Axis order is (z, y, x) throughout. Nothing in a file can run code: object arrays are unpickled with an allow-list of
+opcodes and globals, and sizes are checked against what the file holds before memory is taken.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pickle
+import pickletools
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from inference.atomic import replacing
+
+MAX_OBJECTS = 255
+MAX_VOXELS = 2**30
+MAX_PICKLE_BYTES = 2**26
+
+Voxel = tuple[int, int, int]
+
+
+class CaseError(ValueError):
+    """A case that cannot be used; the message is one line: which file, what is wrong, what is expected."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A closed interval of voxels: both corners belong to it."""
+
+    lower: Voxel
+    upper: Voxel
+
+    @property
+    def size(self) -> Voxel:
+        return tuple(upper - lower + 1 for lower, upper in zip(self.lower, self.upper))
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        return tuple(slice(lower, upper + 1) for lower, upper in zip(self.lower, self.upper))
+
+    def contains(self, voxel: Voxel) -> bool:
+        return all(lower <= v <= upper for lower, v, upper in zip(self.lower, voxel, self.upper))
+
+    def union(self, other: Box) -> Box:
+        return Box(tuple(map(min, self.lower, other.lower)), tuple(map(max, self.upper, other.upper)))
+
+    def clipped(self, shape: Voxel) -> Box | None:
+        """The part inside an image of ``shape``; None if there is none."""
+        lower = tuple(max(v, 0) for v in self.lower)
+        upper = tuple(min(v, n - 1) for v, n in zip(self.upper, shape))
+        return Box(lower, upper) if all(a <= b for a, b in zip(lower, upper)) else None
+
+
+@dataclass(frozen=True)
+class Click:
+    """A voxel that belongs to the object (``positive``) or does not."""
+
+    position: Voxel
+    positive: bool
+
+
+@dataclass(frozen=True)
+class ObjectPrompts:
+    """What the user said about one object; clicks in the order in which they were made."""
+
+    label: int
+    box: Box | None = None
+    clicks: tuple[Click, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image and what the user said about it.
+
+    Args:
+        name: the file's name without folder.
+        image: (D, H, W), a real dtype, finite.
+        spacing: millimetres along z, y, x.
+        objects: one an object, labels 1…K.
+        previous: (D, H, W) uint8 label map of the previous run, or None.
+        notes: what was repaired or left aside while reading, a line each.
+    """
+
+    name: str
+    image: np.ndarray
+    spacing: tuple[float, float, float]
+    objects: tuple[ObjectPrompts, ...]
+    previous: np.ndarray | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+
+def read_case(path: str | os.PathLike) -> Case:
+    """Reads a challenge file.
+
+    Prompts that make no sense (a click outside the image, an inverted box) are repaired or left aside and noted in
+    ``Case.notes``; K is the number of boxes, else of clicks, else of labels in the previous mask, else 1.
+
+    Raises:
+        CaseError: the file is unreadable, unsafe, or has no usable image.
+    """
+    path = Path(path)
+    try:
+        return _read_case(path)
+    except CaseError as error:
+        raise CaseError(f"{path.name}: {error}") from error
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        # RuntimeError: zipfile's word for an encrypted member.
+        raise CaseError(
+            f"{path.name}: not a readable .npz file ({_one_line(error)}); expected a zip of arrays"
+        ) from error
+
+
+def write_segmentation(path: str | os.PathLike, segmentation: np.ndarray) -> None:
+    """Writes ``segs`` as the evaluator wants it: whole or not at all, mode 0644, an older file kept until replaced.
+
+    Args:
+        path: the ``.npz`` to write.
+        segmentation: (D, H, W) uint8 label map.
+
+    Raises:
+        ValueError: not a uint8 volume.
+        OSError: the folder cannot be written; nothing is left behind.
+    """
+    if segmentation.dtype != np.uint8 or segmentation.ndim != 3:
+        raise ValueError(f"segmentation {segmentation.dtype} {segmentation.shape}: expected a uint8 volume (D, H, W)")
+    # The evaluator reads every *.npz of the folder, so an unfinished file must not be called that.
+    with (
+        replacing(Path(path)) as unfinished,
+        zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("segs.npy", "w", force_zip64=True) as member,
+    ):
+        np.lib.format.write_array(member, np.ascontiguousarray(segmentation), allow_pickle=False)
+
+
+def _read_case(path: Path) -> Case:
+    notes: list[str] = []
+    with zipfile.ZipFile(path) as archive:
+        members = {name.removesuffix(".npy") for name in archive.namelist()}
+        if "imgs" not in members:
+            found = ", ".join(sorted(members)) or "none"
+            raise CaseError(f"no key 'imgs' (found: {found}); expected a (D, H, W) image")
+        image = _usable_image(_read_array(archive, "imgs"), notes)
+        shape = image.shape
+        spacing = _spacing(_optional(archive, members, "spacing"), notes)
+        boxes = _entries(_optional(archive, members, "boxes"), "boxes")
+        clicks = _entries(_optional(archive, members, "clicks"), "clicks")
+        orders = _entries(_optional(archive, members, "clicks_order"), "clicks_order")
+        previous = _previous(_optional(archive, members, "prev_pred"), shape, notes)
+    if boxes:
+        count = len(boxes)
+    elif clicks:
+        count = len(clicks)
+    else:
+        count = int(previous.max()) if previous is not None and previous.any() else 1
+        notes.append(f"neither boxes nor clicks; taking {count} object(s) from the previous mask, or one")
+    if count > MAX_OBJECTS:
+        raise CaseError(f"{count} objects; labels are uint8, so at most {MAX_OBJECTS} are expected")
+    objects = tuple(
+        ObjectPrompts(
+            label=index + 1,
+            box=_box(boxes[index], shape, index + 1, notes) if index < len(boxes) else None,
+            clicks=_clicks(
+                clicks[index] if index < len(clicks) else None,
+                orders[index] if index < len(orders) else None,
+                shape,
+                index + 1,
+                notes,
+            ),
+        )
+        for index in range(count)
+    )
+    return Case(path.name, image, spacing, objects, previous, tuple(notes))
+
+
+def _optional(archive: zipfile.ZipFile, members: set[str], key: str) -> np.ndarray | None:
+    return _read_array(archive, key) if key in members else None
+
+
+def _read_array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
+    """One array of the file, its size checked before memory is taken for it."""
+    try:
+        info = archive.getinfo(f"{key}.npy")
+    except KeyError:
+        raise CaseError(f"key '{key}' is not stored as {key}.npy; expected a file written by numpy.savez") from None
+    with archive.open(info) as member:
+        try:
+            version = np.lib.format.read_magic(member)
+            if version not in ((1, 0), (2, 0)):
+                raise ValueError(f"array format {version}")
+            if version == (1, 0):
+                shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
+            else:
+                shape, fortran, dtype = np.lib.format.read_array_header_2_0(member)
+        except ValueError as error:
+            raise CaseError(f"key '{key}' has a broken array header ({_one_line(error)})") from error
+        if dtype.hasobject:
+            if info.file_size > MAX_PICKLE_BYTES:
+                raise CaseError(
+                    f"key '{key}' declares {info.file_size} bytes of objects; at most {MAX_PICKLE_BYTES} expected"
+                )
+            return _unpickle(member.read(MAX_PICKLE_BYTES + 1), key)
+        if any(n < 0 for n in shape):
+            raise CaseError(f"key '{key}' has shape {shape}; expected axes of at least 0")
+        count = math.prod(shape)
+        declared = count * dtype.itemsize
+        if count > MAX_VOXELS:
+            raise CaseError(f"key '{key}' declares {count} elements; at most {MAX_VOXELS} expected")
+        if declared > info.file_size:
+            raise CaseError(f"key '{key}' declares {declared} bytes and holds {info.file_size}; the file is truncated")
+        flat = np.empty(count, dtype)
+        _fill(member, flat, key)
+    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+
+
+def _fill(member: BinaryIO, flat: np.ndarray, key: str) -> None:
+    """Reads into an array in pieces, so that the decompressed bytes exist only once."""
+    if flat.size == 0:
+        return
+    target = memoryview(flat.view(np.uint8))
+    done = 0
+    while done < len(target):
+        piece = member.read(min(len(target) - done, 2**22))
+        if not piece:
+            raise CaseError(f"key '{key}' ends after {done} of {len(target)} bytes; the file is truncated")
+        target[done : done + len(piece)] = piece
+        done += len(piece)
+
+
+_PICKLE_GLOBALS = {
+    (module, name)
+    for package in ("numpy.core", "numpy._core")
+    for module, name in ((f"{package}.multiarray", "_reconstruct"), (f"{package}.multiarray", "scalar"))
+} | {("numpy", "ndarray"), ("numpy", "dtype")}
+
+
+class _SafeUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _PICKLE_GLOBALS:
+            raise CaseError(f"refused to unpickle {module}.{name}; only numpy arrays and plain values are expected")
+        if name == "_reconstruct":
+            return _empty_array
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _empty_array(subtype: type, shape: tuple, typecode: bytes) -> np.ndarray:
+    """What numpy's pickles begin an array with; any other shape would only be a way to take memory."""
+    if subtype is not np.ndarray or shape != (0,):
+        raise CaseError("refused an array that does not start empty; expected arrays pickled by numpy")
+    return np.ndarray(shape, "b")
+
+
+def _unpickle(payload: bytes, key: str) -> np.ndarray:
+    try:
+        for opcode, argument, _ in pickletools.genops(payload):
+            # A memo index far beyond the payload makes the unpickler take memory for all below it.
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(payload):
+                raise CaseError(f"key '{key}': refused a pickle with memo index {argument}")
+        value = _SafeUnpickler(io.BytesIO(payload)).load()
+    except CaseError as error:
+        raise CaseError(f"key '{key}': {error}") from error
+    except Exception as error:  # A broken pickle raises whatever its bytes happen to spell.
+        raise CaseError(f"key '{key}' is not a readable pickle ({type(error).__name__}: {_one_line(error)})") from error
+    return value if isinstance(value, np.ndarray) else np.array(value, dtype=object)
+
+
+def _usable_image(image: np.ndarray, notes: list[str]) -> np.ndarray:
+    if image.ndim != 3 or image.size == 0:
+        raise CaseError(f"imgs has shape {image.shape}; expected three axes (D, H, W), none empty")
+    if image.dtype.kind not in "buif":
+        raise CaseError(f"imgs has dtype {image.dtype}; expected a real number")
+    if image.dtype.kind == "f":
+        finite = np.isfinite(image)
+        if not finite.all():
+            notes.append(f"imgs has {image.size - int(finite.sum())} voxels that are not finite; taken as 0")
+            image = np.where(finite, image, 0)
+    return image
+
+
+def _spacing(spacing: np.ndarray | None, notes: list[str]) -> tuple[float, float, float]:
+    try:
+        values = tuple(float(v) for v in np.asarray(spacing).ravel())
+        if len(values) == 3 and all(math.isfinite(v) and v > 0 for v in values):
+            return values
+    except (TypeError, ValueError):
+        pass  # Falls through to the note below, as any other unusable spacing does.
+    notes.append("no usable spacing; taken as 1 mm along each axis")
+    return (1.0, 1.0, 1.0)
+
+
+def _previous(previous: np.ndarray | None, shape: Voxel, notes: list[str]) -> np.ndarray | None:
+    if previous is None:
+        return None
+    if previous.shape != shape or previous.dtype.kind not in "buif":
+        notes.append(f"prev_pred is {previous.dtype} {previous.shape}; expected integers {shape}, so it is not used")
+        return None
+    return previous.astype(np.uint8, copy=False)
+
+
+def _entries(value: np.ndarray | None, key: str) -> list:
+    """The entries of an array of one entry an object."""
+    if value is None or (value.ndim == 0 and value.item() is None):
+        return []
+    if value.ndim == 0:
+        entry = value.item()
+        return list(entry) if isinstance(entry, (list, tuple)) else [entry]
+    return list(value)
+
+
+def _integers(values: Any) -> Voxel | None:
+    """Three finite numbers, rounded; None if they are not."""
+    try:
+        numbers = [float(v) for v in values]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if len(numbers) != 3 or not all(math.isfinite(v) and abs(v) < 2**53 for v in numbers):
+        return None
+    return tuple(round(v) for v in numbers)
+
+
+def _box(entry: Any, shape: Voxel, label: int, notes: list[str]) -> Box | None:
+    """The box of an entry; None, with a note, if it says nothing about this image."""
+    if not isinstance(entry, dict):
+        notes.append(f"object {label}: its box is not a dictionary; the object is taken as having none")
+        return None
+    first = _integers(entry.get(key) for key in ("z_min", "z_mid_y_min", "z_mid_x_min"))
+    second = _integers(entry.get(key) for key in ("z_max", "z_mid_y_max", "z_mid_x_max"))
+    if first is None or second is None:
+        notes.append(f"object {label}: its box lacks a number; the object is taken as having none")
+        return None
+    box = Box(tuple(map(min, first, second)), tuple(map(max, first, second)))
+    clipped = box.clipped(shape)
+    if box.lower != first:
+        notes.append(f"object {label}: its box is inverted; its corners are put in order")
+    if clipped is None:
+        notes.append(f"object {label}: its box lies outside the image; the object is taken as having none")
+    elif clipped != box:
+        notes.append(f"object {label}: its box reaches outside the image; the part inside is used")
+    return clipped
+
+
+def _clicks(entry: Any, order: Any, shape: Voxel, label: int, notes: list[str]) -> tuple[Click, ...]:
+    """An object's clicks, in the order given; foreground first where the order does not fit the lists."""
+    if not isinstance(entry, dict):
+        return ()
+    lists = {kind: _as_list(entry.get(kind)) for kind in ("fg", "bg")}
+    kinds = [str(kind) for kind in _as_list(order) if str(kind) in lists]
+    if any(kinds.count(kind) != len(lists[kind]) for kind in lists):
+        notes.append(f"object {label}: clicks_order does not fit its clicks; foreground clicks are taken first")
+        kinds = ["fg"] * len(lists["fg"]) + ["bg"] * len(lists["bg"])
+    positions = {kind: iter(lists[kind]) for kind in lists}
+    clicks = []
+    for kind in kinds:
+        position = _integers(next(positions[kind]))
+        if position is None or not all(0 <= v < n for v, n in zip(position, shape)):
+            notes.append(f"object {label}: a click that is no voxel of the image is left aside")
+        else:
+            clicks.append(Click(position, positive=kind == "fg"))
+    return tuple(clicks)
+
+
+def _as_list(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim) else []
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

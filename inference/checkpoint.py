@@ -1,0 +1,220 @@
+"""Weights on disk -> network: our own format, and nnInteractive v1.0 folders.
+
+Our file is a dictionary saved by torch: ``format``, ``config`` (features, blocks, patch, prompt style) and ``state``.
+It is read with ``weights_only=True`` and memory-mapped, and the tensors are assigned into a network without memory of
+its own, so nothing is initialized only to be overwritten.
+
+An nnInteractive folder holds ``plans.json``, ``dataset.json`` and ``fold_0`` or ``fold_all``/``checkpoint_final.pth``.
+Its state has an entry for every name under which a tensor can be reached; these aliases are checked to agree and
+dropped.
+
+``python -m inference.checkpoint FOLDER OUT.pt`` converts such a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from inference.atomic import replacing
+from inference.case import Voxel
+from inference.network import NetworkConfig, ResidualEncoderUNet
+from inference.prompts import NNINTERACTIVE_STYLE, PromptStyle
+
+FORMAT = "segfm3d-1"
+
+ARCHITECTURE = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+
+
+class CheckpointError(ValueError):
+    """Weights that cannot be used; the message is one line: which file, what is wrong, what is expected."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that must be known beside the tensors.
+
+    Args:
+        network: the network's shape.
+        patch: (D, H, W) voxels that the network sees.
+        style: how clicks are drawn for these weights.
+    """
+
+    network: NetworkConfig
+    patch: Voxel
+    style: PromptStyle
+
+    def __post_init__(self) -> None:
+        if len(self.patch) != 3 or any(p < 1 or p % self.network.stride for p in self.patch):
+            raise ValueError(f"patch {self.patch}: expected three multiples of {self.network.stride}")
+
+
+def save(path: Path, config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
+    """Writes weights in our format, whole or not at all, floating point tensors as ``dtype``."""
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+    with replacing(path) as unfinished:
+        torch.save({"format": FORMAT, "config": asdict(config), "state": tensors}, unfinished)
+
+
+def load(path: Path) -> tuple[ResidualEncoderUNet, ModelConfig]:
+    """Reads weights: our file, or an nnInteractive folder.
+
+    Returns:
+        the network on the CPU, in evaluation mode, float32, and its configuration.
+
+    Raises:
+        CheckpointError: missing, unreadable, unsafe or of another configuration.
+    """
+    config, state = read_nninteractive(path) if path.is_dir() else _read(path)
+    return build(config, state, path), config
+
+
+def build(config: ModelConfig, state: dict[str, Tensor], path: Path) -> ResidualEncoderUNet:
+    """A network around the tensors of ``state``, strictly: no tensor missing, none too many, none of another shape."""
+    with torch.device("meta"):
+        network = ResidualEncoderUNet(config.network)
+    expected = network.state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(state.keys() - expected.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path}: the tensors do not fit the configuration ({len(missing)} missing, first {missing[:1]}; "
+            f"{len(unexpected)} unexpected, first {unexpected[:1]})"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape or not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{path}: {name} is {tensor.dtype} {tuple(tensor.shape)}; expected {tuple(expected[name].shape)} floats"
+            )
+    network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    content = _torch_load(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not weights of this project; expected a file with format {FORMAT!r}")
+    try:
+        config = content["config"]
+        network = NetworkConfig(tuple(config["network"]["features"]), tuple(config["network"]["blocks"]))
+        model = ModelConfig(network, tuple(config["patch"]), PromptStyle(**config["style"]))
+        state = dict(content["state"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: the configuration is not usable ({error!r}); expected {FORMAT!r}'s") from error
+    return model, state
+
+
+def _torch_load(path: Path) -> object:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; expected weights, for example weights/default.pt")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: not readable as weights ({reason}); the file may be truncated") from error
+
+
+def read_nninteractive(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Reads a folder in nnInteractive v1.0's layout.
+
+    Returns:
+        the configuration from ``plans.json``, and the distinct tensors under our network's names.
+
+    Raises:
+        CheckpointError: a file is missing or unsafe, the architecture is another one, or aliases disagree.
+    """
+    plans = _json(folder / "plans.json")
+    _json(folder / "dataset.json")
+    candidates = [folder / fold / "checkpoint_final.pth" for fold in ("fold_all", "fold_0")]
+    checkpoints = [path for path in candidates if path.is_file()]
+    if not checkpoints:
+        raise CheckpointError(f"{folder}: no fold_0/checkpoint_final.pth nor fold_all/checkpoint_final.pth")
+    content = _torch_load(checkpoints[0])
+    if not isinstance(content, dict) or not isinstance(content.get("network_weights"), dict):
+        raise CheckpointError(f"{checkpoints[0]}: no 'network_weights'; expected a checkpoint of nnInteractive")
+    try:
+        name = content["init_args"]["configuration"]
+        model = _model_from_plans(plans["configurations"][name])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: plans.json does not describe a known architecture ({error!r})") from error
+    return model, drop_aliases(content["network_weights"], checkpoints[0])
+
+
+def drop_aliases(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Keeps one name a tensor: ``all_modules.*`` and ``decoder.encoder.*`` repeat what other names hold.
+
+    Raises:
+        CheckpointError: an alias differs from the tensor that it should repeat, or repeats none.
+    """
+    state = {name.removeprefix("_orig_mod."): tensor for name, tensor in state.items()}
+    kept = {name: tensor for name, tensor in state.items() if _original(name) == name}
+    for name, tensor in state.items():
+        original = _original(name)
+        if original not in kept:
+            raise CheckpointError(f"{path}: {name} repeats {original}, which is missing")
+        if kept[original] is not tensor and not torch.equal(kept[original], tensor):
+            raise CheckpointError(f"{path}: {name} and {original} should hold the same tensor and differ")
+    return kept
+
+
+def _original(name: str) -> str:
+    """The name that an alias stands for: module 0 of a block is its convolution, module 1 its normalization."""
+    name = name.removeprefix("decoder.") if name.startswith("decoder.encoder.") else name
+    return name.replace(".all_modules.0.", ".conv.").replace(".all_modules.1.", ".norm.")
+
+
+def _model_from_plans(configuration: dict) -> ModelConfig:
+    architecture = configuration["architecture"]
+    arguments = architecture["arch_kwargs"]
+    stages = arguments["n_stages"]
+    if architecture["network_class_name"] != ARCHITECTURE:
+        raise ValueError(f"network_class_name {architecture['network_class_name']}, expected {ARCHITECTURE}")
+    fixed = {
+        "kernel_sizes": [[3, 3, 3]] * stages,
+        "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
+        "n_conv_per_stage_decoder": [1] * (stages - 1),
+        "conv_bias": True,
+    }
+    for key, expected in fixed.items():
+        if arguments[key] != expected:
+            raise ValueError(f"{key} {arguments[key]}, expected {expected}")
+    network = NetworkConfig(tuple(arguments["features_per_stage"]), tuple(arguments["n_blocks_per_stage"]))
+    return ModelConfig(network, tuple(configuration["patch_size"]), NNINTERACTIVE_STYLE)
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; expected a folder in nnInteractive's layout") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Converts an nnInteractive folder to one file of ours."""
+    parser = argparse.ArgumentParser(prog="python -m inference.checkpoint", description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="plans.json, dataset.json, fold_0 or fold_all/checkpoint_final.pth")
+    parser.add_argument("out", type=Path, help="the file to write, for example weights/nninteractive.pt")
+    options = parser.parse_args(arguments)
+    try:
+        config, state = read_nninteractive(options.folder)
+        build(config, state, options.folder)
+        save(options.out, config, state)
+    except (CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    parameters = sum(tensor.numel() for tensor in state.values())
+    print(f"{options.out}: {len(state)} tensors, {parameters:,} parameters, patch {config.patch}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""The image as the network sees it: zero mean and unit deviation inside its non-zero box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.case import Box
+from inference.window import Window
+
+_TORCH_READS = (np.uint8, np.int8, np.int16, np.int32, np.float16, np.float32)
+
+
+@dataclass(frozen=True)
+class NormalizedImage:
+    """An image kept in its own dtype, normalized where it is cropped, so that no second copy of it exists.
+
+    Args:
+        volume: (D, H, W), on the device where it is cropped.
+        support: the image's non-zero box; what lies outside counts as outside the image. None for an empty image.
+        scale, offset: the normalized image is ``volume * scale + offset``.
+    """
+
+    volume: Tensor
+    support: Box | None
+    scale: float
+    offset: float
+
+    @classmethod
+    def of(cls, image: np.ndarray, device: torch.device | str = "cpu") -> NormalizedImage:
+        """Measures an image (D, H, W) of finite real numbers. A constant or an empty one normalizes to zeros."""
+        values = _torch_readable(image)
+        support = nonzero_box(values)
+        volume = torch.from_numpy(np.ascontiguousarray(values)).to(device)
+        if support is None:
+            return cls(volume, None, 0.0, 0.0)
+        mean, deviation = _mean_and_deviation(values[support.slices])
+        # Below float32's resolution of the mean, what deviates is rounding and not an image.
+        if deviation <= 1e-6 * abs(mean):
+            return cls(volume, support, 0.0, 0.0)
+        return cls(volume, support, 1 / deviation, -mean / deviation)
+
+    def crop(self, window: Window) -> Tensor:
+        """The normalized image in a window, float32 of the patch's shape; 0 where there is no image."""
+        if self.support is None:
+            return torch.zeros(window.patch, device=self.volume.device)
+        return window.crop(self.volume, self.support, self.scale, self.offset)
+
+
+def nonzero_box(volume: np.ndarray) -> Box | None:
+    """The extent of what is not zero; None for an empty volume."""
+    lower, upper = [], []
+    view = volume
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        # Each axis is searched in what the axes before left over.
+        occupied = np.flatnonzero(view.any(axis=others))
+        if occupied.size == 0:
+            return None
+        lower.append(int(occupied[0]))
+        upper.append(int(occupied[-1]))
+        view = view[(slice(None),) * axis + (slice(lower[-1], upper[-1] + 1),)]
+    return Box(tuple(lower), tuple(upper))
+
+
+def _torch_readable(image: np.ndarray) -> np.ndarray:
+    if image.dtype == bool:
+        return image.view(np.uint8)
+    if image.dtype.type in _TORCH_READS and image.dtype.isnative:
+        return image
+    if image.dtype.kind in "ui" and image.dtype.itemsize <= 2:
+        return image.astype(np.int32)
+    # Values that float32 cannot hold are scaled down first: only their proportions matter.
+    largest = float(np.abs(image.astype(np.float64)).max())
+    return (image / largest if largest > 1e30 else image).astype(np.float32)
+
+
+def _mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
+    """In float64, slice by slice, so that no copy of the volume is made."""
+    count = values.size
+    mean = sum(float(plane.sum(dtype=np.float64)) for plane in values) / count
+    variance = sum(float(np.square(plane - mean, dtype=np.float64).sum()) for plane in values) / count
+    return mean, variance**0.5

@@ -1,0 +1,183 @@
+"""Where the network looks: a part of the image, resampled to the network's patch and back (paper, section 2.5).
+
+A window is the only thing that knows how image and patch coordinates relate; cropping, drawing prompts and pasting
+back all go through it, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inference.case import Box, ObjectPrompts, Voxel
+
+MARGIN = 1 / 3
+"""Context around the box, as a share of the patch (equation 11)."""
+
+SLAB = 32
+"""Slices that are resampled at a time, to bound memory."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A block of the image and the patch that it is resampled to.
+
+    Args:
+        start: first voxel (z, y, x) in image coordinates; may lie outside the image.
+        size: extent in voxels of the image (the paper's scaled patch size, equation 12).
+        patch: extent in voxels of the patch.
+    """
+
+    start: Voxel
+    size: Voxel
+    patch: Voxel
+
+    @classmethod
+    def around(cls, region: Box, patch: Voxel, zoom: float = 1.0) -> Window:
+        """The window that holds ``region`` and its margin, centred on it, of at least ``zoom`` (equations 11, 12).
+
+        One zoom serves all axes, so that proportions are kept.
+        """
+        zoom = max(zoom, *((extent + p * MARGIN) / p for extent, p in zip(region.size, patch)))
+        # The tolerance keeps 1/3 + 2/3 from becoming a voxel more than the patch.
+        size = tuple(math.ceil(zoom * p - 1e-9) for p in patch)
+        start = tuple((lower + upper + 1 - n) // 2 for lower, upper, n in zip(region.lower, region.upper, size))
+        return cls(start, size, patch)
+
+    @property
+    def box(self) -> Box:
+        return Box(self.start, tuple(start + n - 1 for start, n in zip(self.start, self.size)))
+
+    def inside(self, shape: Voxel) -> Box | None:
+        """The part of the window that lies in an image of ``shape``."""
+        return self.box.clipped(shape)
+
+    def to_patch(self, position: tuple[float, float, float]) -> tuple[float, float, float]:
+        """A position in image coordinates (voxel centres are integers) in patch coordinates."""
+        return tuple(
+            (v + 0.5 - start) * p / n - 0.5 for v, start, n, p in zip(position, self.start, self.size, self.patch)
+        )
+
+    def crop(self, volume: Tensor, support: Box | None = None, scale: float = 1.0, offset: float = 0.0) -> Tensor:
+        """The window's content, resampled to the patch; zero where there is no image.
+
+        Linear interpolation; averaging over what a voxel of the patch covers where the window is larger than the patch,
+        so that a thin structure fades and does not vanish.
+
+        Args:
+            volume: (D, H, W), any dtype.
+            support: the part of the volume that counts; the rest is as if outside. All of it by default.
+            scale, offset: what is resampled is ``volume * scale + offset``.
+
+        Returns:
+            float32 tensor of the patch's shape, on the volume's device.
+        """
+        patch = torch.zeros(self.patch, device=volume.device)
+        support = support or Box((0, 0, 0), tuple(n - 1 for n in volume.shape))
+        inside = _intersection(self.box, support)
+        if inside is None:
+            return patch
+        if self.size == self.patch:
+            target = tuple(
+                slice(lower - start, upper - start + 1)
+                for lower, upper, start in zip(inside.lower, inside.upper, self.start)
+            )
+            patch[target] = volume[inside.slices].float() * scale + offset
+            return patch
+        along_z, along_y, along_x = (
+            resampling(n, p, volume.device)[:, lower - start : upper - start + 1]
+            for n, p, lower, upper, start in zip(self.size, self.patch, inside.lower, inside.upper, self.start)
+        )
+        depth, height, width = inside.size
+        # Slices are weighted into the patch's depth slab by slab: the window is never held in float32.
+        flat = torch.zeros(self.patch[0], height * width, device=volume.device)
+        for first in range(0, depth, SLAB):
+            last = min(first + SLAB, depth)
+            z = slice(inside.lower[0] + first, inside.lower[0] + last)
+            slab = volume[(z, *inside.slices[1:])].reshape(last - first, -1).float() * scale + offset
+            flat.addmm_(along_z[:, first:last], slab)
+        return along_y @ flat.view(-1, height, width) @ along_x.T
+
+    def paste(self, patch: Tensor, shape: Voxel) -> Iterator[tuple[Box, Tensor]]:
+        """The patch's values, resampled to the image's voxels, in slabs of the part inside an image of ``shape``.
+
+        Args:
+            patch: float32 tensor of the patch's shape.
+
+        Yields:
+            the slab's place in the image, and its values (float32).
+        """
+        inside = self.inside(shape)
+        if inside is None:
+            return
+        along_z, along_y, along_x = (
+            resampling(p, n, patch.device)[lower - start : upper - start + 1]
+            for n, p, lower, upper, start in zip(self.size, self.patch, inside.lower, inside.upper, self.start)
+        )
+        planes = along_y @ patch @ along_x.T
+        _, height, width = inside.size
+        for first in range(0, inside.size[0], SLAB):
+            last = min(first + SLAB, inside.size[0])
+            lower = (inside.lower[0] + first, *inside.lower[1:])
+            upper = (inside.lower[0] + last - 1, *inside.upper[1:])
+            weights = along_z[first:last]
+            # Few of the patch's slices touch a slab; the others are zero columns and need not be multiplied.
+            touched = weights.any(dim=0).nonzero().ravel()
+            near, far = int(touched[0]), int(touched[-1]) + 1
+            slab = weights[:, near:far] @ planes[near:far].reshape(far - near, -1)
+            yield Box(lower, upper), slab.view(last - first, height, width)
+
+
+def window_for(prompts: ObjectPrompts, shape: Voxel, patch: Voxel, previous: Box | None = None) -> Window:
+    """Where to look for an object.
+
+    Around its box if it has one, widened to hold a click that would otherwise lie outside the window. Without a box,
+    around the clicks and the previous mask. With neither, around the central third (equation 4).
+
+    Args:
+        prompts: what the user said.
+        shape: (D, H, W) of the image.
+        patch: the network's patch.
+        previous: the extent of the object's previous mask, if it has one.
+    """
+    positions = [Box(click.position, click.position) for click in prompts.clicks]
+    if prompts.box is not None:
+        window = Window.around(prompts.box, patch)
+        outside = [position for position in positions if not window.box.contains(position.lower)]
+        return Window.around(_union([prompts.box, *outside]), patch) if outside else window
+    known = positions + ([previous] if previous is not None else [])
+    return Window.around(_union(known) if known else central_third(shape), patch)
+
+
+def central_third(shape: Voxel) -> Box:
+    """The paper's box where none is given (equation 4)."""
+    return Box(tuple(n // 3 for n in shape), tuple(max(2 * n // 3, n // 3) for n in shape))
+
+
+def resampling(inputs: int, outputs: int, device: torch.device | str = "cpu") -> Tensor:
+    """Weights (outputs, inputs) that resample an axis linearly, each row summing to 1.
+
+    Where there are fewer outputs than inputs the triangle is widened to what an output covers (as in antialiased
+    linear interpolation), else it spans two neighbours.
+    """
+    step = inputs / outputs
+    centres = (torch.arange(outputs, dtype=torch.float64) + 0.5) * step - 0.5
+    distance = (torch.arange(inputs, dtype=torch.float64)[None] - centres[:, None]).abs()
+    weights = (1 - distance / max(step, 1.0)).clamp_(min=0)
+    return (weights / weights.sum(dim=1, keepdim=True)).to(device, torch.float32)
+
+
+def _intersection(a: Box, b: Box) -> Box | None:
+    lower, upper = tuple(map(max, a.lower, b.lower)), tuple(map(min, a.upper, b.upper))
+    return Box(lower, upper) if all(p <= q for p, q in zip(lower, upper)) else None
+
+
+def _union(boxes: list[Box]) -> Box:
+    union = boxes[0]
+    for box in boxes[1:]:
+        union = union.union(box)
+    return union
