@@ -13,6 +13,8 @@ import pickle
 import pickletools
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -107,9 +109,26 @@ def read_case(path: str | os.PathLike) -> Case:
     Raises:
         CaseError: the file is unreadable, unsafe, or has no usable image.
     """
-    path = Path(path)
+    with _reading(Path(path)) as archive:
+        return _read_case(archive, Path(path).name)
+
+
+def read_array(path: str | os.PathLike, key: str) -> np.ndarray:
+    """Reads one array of a challenge file, for example ``gts`` of a training case, as safely as :func:`read_case`.
+
+    Raises:
+        CaseError: the file is unreadable or unsafe, or lacks the key.
+    """
+    with _reading(Path(path)) as archive:
+        return _read_array(archive, key)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The opened file; whatever goes wrong in the block becomes one line that names it."""
     try:
-        return _read_case(path)
+        with zipfile.ZipFile(path) as archive:
+            yield archive
     except CaseError as error:
         raise CaseError(f"{path.name}: {error}") from error
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
@@ -141,20 +160,16 @@ def write_segmentation(path: str | os.PathLike, segmentation: np.ndarray) -> Non
         np.lib.format.write_array(member, np.ascontiguousarray(segmentation), allow_pickle=False)
 
 
-def _read_case(path: Path) -> Case:
+def _read_case(archive: zipfile.ZipFile, name: str) -> Case:
     notes: list[str] = []
-    with zipfile.ZipFile(path) as archive:
-        members = {name.removesuffix(".npy") for name in archive.namelist()}
-        if "imgs" not in members:
-            found = ", ".join(sorted(members)) or "none"
-            raise CaseError(f"no key 'imgs' (found: {found}); expected a (D, H, W) image")
-        image = _usable_image(_read_array(archive, "imgs"), notes)
-        shape = image.shape
-        spacing = _spacing(_optional(archive, members, "spacing"), notes)
-        boxes = _entries(_optional(archive, members, "boxes"), "boxes")
-        clicks = _entries(_optional(archive, members, "clicks"), "clicks")
-        orders = _entries(_optional(archive, members, "clicks_order"), "clicks_order")
-        previous = _previous(_optional(archive, members, "prev_pred"), shape, notes)
+    members = {member.removesuffix(".npy") for member in archive.namelist()}
+    image = _usable_image(_read_array(archive, "imgs"), notes)
+    shape = image.shape
+    spacing = _spacing(_optional(archive, members, "spacing"), notes)
+    boxes = _entries(_optional(archive, members, "boxes"))
+    clicks = _entries(_optional(archive, members, "clicks"))
+    orders = _entries(_optional(archive, members, "clicks_order"))
+    previous = _previous(_optional(archive, members, "prev_pred"), shape, notes)
     if boxes:
         count = len(boxes)
     elif clicks:
@@ -178,7 +193,7 @@ def _read_case(path: Path) -> Case:
         )
         for index in range(count)
     )
-    return Case(path.name, image, spacing, objects, previous, tuple(notes))
+    return Case(name, image, spacing, objects, previous, tuple(notes))
 
 
 def _optional(archive: zipfile.ZipFile, members: set[str], key: str) -> np.ndarray | None:
@@ -190,7 +205,8 @@ def _read_array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
     try:
         info = archive.getinfo(f"{key}.npy")
     except KeyError:
-        raise CaseError(f"key '{key}' is not stored as {key}.npy; expected a file written by numpy.savez") from None
+        found = ", ".join(member.removesuffix(".npy") for member in sorted(archive.namelist())) or "none"
+        raise CaseError(f"no key '{key}' (found: {found}); expected a file written by numpy.savez") from None
     with archive.open(info) as member:
         try:
             version = np.lib.format.read_magic(member)
@@ -305,7 +321,7 @@ def _previous(previous: np.ndarray | None, shape: Voxel, notes: list[str]) -> np
     return previous.astype(np.uint8, copy=False)
 
 
-def _entries(value: np.ndarray | None, key: str) -> list:
+def _entries(value: np.ndarray | None) -> list:
     """The entries of an array of one entry an object."""
     if value is None or (value.ndim == 0 and value.item() is None):
         return []

@@ -1,0 +1,1 @@
+"""The trainer: real cases in, weights that the submission image reads out."""

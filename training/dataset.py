@@ -1,0 +1,95 @@
+"""Labelled volumes in memory: decoded once, measured once, their objects listed with where they lie."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.ndimage import find_objects
+from torch import Tensor
+from tqdm import tqdm
+
+from inference.case import Box, CaseError, read_array
+from inference.intensities import NormalizedImage
+
+SMALLEST_OBJECT = 8
+"""Voxels; smaller objects are not worth a sample."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A labelled image.
+
+    Args:
+        name: the file's name without suffix.
+        modality, source: the name's first word, and its first three, which tell what data set it is from.
+        image: normalized where it is cropped.
+        labels: (D, H, W) integer labels.
+        objects: label -> extent.
+    """
+
+    name: str
+    modality: str
+    source: str
+    image: NormalizedImage
+    labels: Tensor
+    objects: dict[int, Box]
+
+
+def load_volume(path: Path) -> Volume:
+    """Reads ``imgs`` and ``gts`` of a case.
+
+    Raises:
+        CaseError: unreadable, without ``gts``, of different shapes, or without an object.
+    """
+    image, labels = read_array(path, "imgs"), read_array(path, "gts")
+    if image.ndim != 3 or image.shape != labels.shape or labels.dtype.kind not in "ui":
+        raise CaseError(
+            f"{path.name}: imgs {image.shape} and gts {labels.dtype} {labels.shape}; expected one shape, integer labels"
+        )
+    labels = labels.astype(np.int16, copy=False)
+    objects = {
+        label: Box(tuple(s.start for s in where), tuple(s.stop - 1 for s in where))
+        for label, where in enumerate(find_objects(labels), start=1)
+        if where is not None and np.count_nonzero(labels[where] == label) >= SMALLEST_OBJECT
+    }
+    if not objects:
+        raise CaseError(f"{path.name}: gts holds no object of at least {SMALLEST_OBJECT} voxels")
+    words = path.stem.split("_")
+    return Volume(
+        path.stem, words[0], "_".join(words[:3]), NormalizedImage.of(image), torch.from_numpy(labels), objects
+    )
+
+
+def load_volumes(folder: Path) -> list[Volume]:
+    """Reads all ``*.npz`` of a folder. A broken file is named on stderr, skipped and counted.
+
+    Raises:
+        FileNotFoundError: no usable case in the folder.
+    """
+    paths = sorted(folder.glob("*.npz"))
+    volumes, broken = [], 0
+
+    def attempt(path: Path) -> Volume | CaseError:
+        try:
+            return load_volume(path)
+        except CaseError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        for result in tqdm(pool.map(attempt, paths), total=len(paths), desc="reading", unit="case", disable=None):
+            if isinstance(result, CaseError):
+                broken += 1
+                print(f"skipped: {result}", file=sys.stderr)
+            else:
+                volumes.append(result)
+    if not volumes:
+        raise FileNotFoundError(f"{folder}: no usable case among {len(paths)} *.npz files; expected imgs and gts")
+    print(
+        f"{folder}: {len(volumes)} volumes, {sum(len(v.objects) for v in volumes)} objects, {broken} broken files skipped"
+    )
+    return volumes
