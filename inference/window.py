@@ -102,6 +102,18 @@ class Window:
             flat.addmm_(along_z[:, first:last], slab)
         return along_y @ flat.view(-1, height, width) @ along_x.T
 
+    def crop_label(self, labels: Tensor, label: int) -> Tensor:
+        """One label's mask in the window, [0, 1], resampled to the patch; what lies outside the window is not read.
+
+        Args:
+            labels: (D, H, W), an integer dtype.
+        """
+        inside = self.inside(tuple(labels.shape))
+        if inside is None:
+            return torch.zeros(self.patch, device=labels.device)
+        local = Window(tuple(s - lower for s, lower in zip(self.start, inside.lower)), self.size, self.patch)
+        return local.crop((labels[inside.slices] == label).to(torch.uint8))
+
     def paste(self, patch: Tensor, shape: Voxel) -> Iterator[tuple[Box, Tensor]]:
         """The patch's values, resampled to the image's voxels, in slabs of the part inside an image of ``shape``.
 

@@ -89,7 +89,6 @@ def load_volumes(folder: Path) -> list[Volume]:
                 volumes.append(result)
     if not volumes:
         raise FileNotFoundError(f"{folder}: no usable case among {len(paths)} *.npz files; expected imgs and gts")
-    print(
-        f"{folder}: {len(volumes)} volumes, {sum(len(v.objects) for v in volumes)} objects, {broken} broken files skipped"
-    )
+    objects = sum(len(volume.objects) for volume in volumes)
+    print(f"{folder}: {len(volumes)} volumes, {objects} objects, {broken} broken files skipped")
     return volumes

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from evaluation.simulated_user import box_from_mask, click_from_error
@@ -81,14 +80,8 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
 def _crop(
     volume: Volume, label: int, prompts: ObjectPrompts, window: Window, style: PromptStyle, first_click: bool
 ) -> Sample:
-    inside = window.inside(tuple(volume.labels.shape))
-    mask = torch.zeros(window.patch)
-    if inside is not None:
-        # Cropping the window's labels first spares comparing the whole volume.
-        local = Window(tuple(s - i for s, i in zip(window.start, inside.lower)), window.size, window.patch)
-        mask = local.crop((volume.labels[inside.slices] == label).to(torch.uint8))
     channels = encode(volume.image.crop(window), None, prompts, window, style)
-    return Sample(channels, mask > 0.5, first_click)
+    return Sample(channels, window.crop_label(volume.labels, label) > 0.5, first_click)
 
 
 def _challenge_box(volume: Volume, label: int, extent: Box, random: np.random.Generator) -> Box:

@@ -1,0 +1,297 @@
+"""One object: window + prompts + network -> log-odds. One case: every object, within the time that there is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.ndimage import find_objects
+from torch import Tensor, nn
+
+from inference import checkpoint
+from inference.case import Box, Case, ObjectPrompts, Voxel
+from inference.checkpoint import ModelConfig
+from inference.deadline import Deadline, DeadlineExceeded, Watchdog
+from inference.fusion import Fusion
+from inference.intensities import NormalizedImage
+from inference.network import IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet
+from inference.prompts import encode
+from inference.window import SLAB, Window, window_for
+
+FALLBACK_LOG_ODDS = 2.0
+"""How sure the previous mask or an ellipsoid counts among what the network says: p = 0.88."""
+
+CLICK_RADIUS = 4
+"""Voxels around a foreground click that are taken where nothing else is known and no time is left."""
+
+SAFETY = 1.3
+"""A forward may cost this much more than the last one did."""
+
+WRITE_VOXELS_PER_SECOND = 2e7
+"""For the time that is kept back to fuse and write the result: a slow disk and a slow core."""
+
+FIXED_RESERVE = 1.0
+"""Seconds kept back for whatever happens outside this process, such as the container's start and end."""
+
+
+@dataclass
+class Segmenter:
+    """A network and what must be known to run it.
+
+    Args:
+        network: (N, 8, D, H, W) -> log-odds (N, 1, D, H, W), on ``device``.
+        config: its shape, patch and prompt style.
+        device: where it runs; float16 on a GPU.
+        seconds: patch -> what the last forward of that size cost here.
+    """
+
+    network: nn.Module
+    config: ModelConfig
+    device: torch.device
+    seconds: dict[Voxel, float] = field(default_factory=dict)
+
+    def log_odds(
+        self, image: NormalizedImage, previous: Tensor | None, prompts: ObjectPrompts, window: Window
+    ) -> Tensor:
+        """What the network says of an object in a window.
+
+        Args:
+            image: on this segmenter's device.
+            previous: (D, H, W) label map of the previous run, on the device; None if there is none.
+            prompts: the object's label, box and clicks.
+            window: where to look; its patch may be smaller than the configuration's.
+
+        Returns:
+            float32 log-odds of the patch's shape, on the device.
+        """
+        mask = None if previous is None else window.crop_label(previous, prompts.label)
+        channels = encode(image.crop(window), mask, prompts, window, self.config.style)
+        return self.forward(channels)
+
+    def forward(self, channels: Tensor) -> Tensor:
+        """(8, D, H, W) -> float32 log-odds (D, H, W); remembers what it cost."""
+        began = time.monotonic()
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"),
+        ):
+            log_odds = self.network(channels[None])[0, 0].float()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[tuple(channels.shape[1:])] = time.monotonic() - began
+        return log_odds
+
+    def patches(self) -> list[Voxel]:
+        """The configuration's patch and the smaller ones that the deadline may choose, largest first."""
+        stride = self.config.network.stride
+        patches = [self.config.patch]
+        for divisor in (2, 4):
+            # A stage of a single voxel has no deviation to normalize by: two strides are the least.
+            smaller = tuple(max(p // divisor // stride, 2) * stride for p in self.config.patch)
+            if smaller < patches[-1]:
+                patches.append(smaller)
+        return patches
+
+    def expected_seconds(self, patch: Voxel) -> float:
+        """What a forward of this patch will cost, from those already run, in proportion to their voxels."""
+        if patch in self.seconds:
+            return self.seconds[patch] * SAFETY
+        known = min(self.seconds, key=lambda other: abs(np.log(np.prod(other) / np.prod(patch))))
+        return self.seconds[known] * float(np.prod(patch) / np.prod(known)) * SAFETY
+
+
+def load_segmenter(weights: Path, device: str = "auto") -> Segmenter:
+    """Weights on disk -> a segmenter.
+
+    Args:
+        weights: our file, or an nnInteractive folder.
+        device: ``auto`` (a GPU that works, else the CPU), or a torch device.
+
+    Raises:
+        checkpoint.CheckpointError: the weights cannot be used.
+    """
+    network, config = checkpoint.load(weights)
+    chosen = _usable_device() if device == "auto" else torch.device(device)
+    return Segmenter(LogOddsUNet(network).eval().to(chosen), config, chosen)
+
+
+def segment_case(
+    case: Case,
+    segmenter: Segmenter | None,
+    deadline: Deadline,
+    watchdog: Watchdog | None = None,
+    say: Callable[[str], None] = print,
+) -> np.ndarray:
+    """Segments all objects of a case.
+
+    Every object gets the best that the time left allows: one pass, a pass with a smaller patch, or what needs no
+    network (the previous mask, else the box's inscribed ellipsoid). What is given up is said. An object that fails harms
+    no other.
+
+    Args:
+        segmenter: None where there are no weights: then nothing but the fallback is left.
+        deadline: for this case; some of it is kept back for writing.
+        watchdog: a shared one, so that a forward which overran an earlier case is waited for and not doubled.
+        say: takes a line for people.
+
+    Returns:
+        (D, H, W) uint8 label map.
+    """
+    shape: Voxel = case.image.shape
+    fusion = Fusion(shape)
+    reserve = FIXED_RESERVE + case.image.size / WRITE_VOXELS_PER_SECOND
+    watchdog = watchdog or Watchdog()
+    extents = _extents(case.previous)
+    passes = None if segmenter is None else _Passes(case, segmenter, watchdog)
+    for index, prompts in enumerate(case.objects):
+        previous = extents.get(prompts.label)
+        found = None
+        if passes is not None:
+            left = deadline.remaining() - reserve
+            found = passes.segment(prompts, previous, left, left / (len(case.objects) - index), say)
+        slabs = _fallback(prompts, case.previous, previous, shape) if found is None else found
+        for where, log_odds in slabs:
+            fusion.add(prompts.label, where, log_odds)
+    return fusion.label_map().numpy()
+
+
+class _Passes:
+    """A case's image on the segmenter's device, and the ladder of ways to segment an object of it."""
+
+    def __init__(self, case: Case, segmenter: Segmenter, watchdog: Watchdog) -> None:
+        self.case = case
+        self.segmenter = segmenter
+        self.watchdog = watchdog
+        self.patches = segmenter.patches()
+        self.image: NormalizedImage | None = None
+        self.previous: Tensor | None = None
+
+    def segment(
+        self,
+        prompts: ObjectPrompts,
+        previous: Box | None,
+        left: float,
+        share: float,
+        say: Callable[[str], None],
+    ) -> Iterator[tuple[Box, Tensor]] | None:
+        """An object's log-odds by the best way that fits; None if none does.
+
+        Args:
+            left: seconds until the whole case must be written.
+            share: seconds of it that are this object's.
+        """
+        name = f"object {prompts.label}"
+        end = time.monotonic() + left
+        for patch in self.patches:
+            try:
+                if self.image is None:
+                    self.watchdog.run(self._prepare, end - time.monotonic())
+                expected = self.segmenter.expected_seconds(patch)
+                if expected > share:
+                    say(
+                        f"{name}: no time for a patch of {patch} ({expected:.1f} s expected, {share:.1f} s left for it)"
+                    )
+                    continue
+                window = window_for(prompts, self.case.image.shape, patch, previous)
+                return self.watchdog.run(lambda w=window: self._one_pass(prompts, w), end - time.monotonic())
+            except DeadlineExceeded as error:
+                say(f"{name}: the network was too slow ({error})")
+                break
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                say(f"{name}: out of memory with a patch of {patch}; trying a smaller one")
+                if self.segmenter.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        say(f"{name}: taking {_fallback_name(prompts, previous)}")
+        return None
+
+    def _prepare(self) -> None:
+        """Brings the image to where the network is, and measures what a forward costs with the smallest patch."""
+        image = NormalizedImage.of(self.case.image, self.segmenter.device)
+        if self.case.previous is not None:
+            self.previous = torch.from_numpy(self.case.previous).to(self.segmenter.device)
+        if not self.segmenter.seconds:
+            probe = torch.zeros((IMAGE_AND_PROMPT_CHANNELS, *self.patches[-1]), device=self.segmenter.device)
+            self.segmenter.forward(probe)
+        self.image = image
+
+    def _one_pass(self, prompts: ObjectPrompts, window: Window) -> Iterator[tuple[Box, Tensor]]:
+        patch = self.segmenter.log_odds(self.image, self.previous, prompts, window)
+        return window.paste(patch.cpu(), self.case.image.shape)
+
+
+def _fallback(
+    prompts: ObjectPrompts, labels: np.ndarray | None, previous: Box | None, shape: Voxel
+) -> Iterator[tuple[Box, Tensor]]:
+    """What is said of an object without a network: its previous mask, its box's ellipsoid, or a ball at its clicks."""
+    if previous is not None:
+        where, inside = previous, lambda box: torch.from_numpy(labels[box.slices] == prompts.label)
+    elif prompts.box is not None:
+        where, inside = prompts.box, lambda box: _ellipsoid(prompts.box, box)
+    else:
+        balls = [_ball(click.position) for click in prompts.clicks if click.positive]
+        if not balls:
+            return
+        where = balls[0]
+        for ball in balls[1:]:
+            where = where.union(ball)
+        where = where.clipped(shape)
+        inside = lambda box: torch.stack([_ellipsoid(ball, box) for ball in balls]).any(dim=0)  # noqa: E731
+    for first in range(where.lower[0], where.upper[0] + 1, SLAB):
+        last = min(first + SLAB - 1, where.upper[0])
+        slab = Box((first, *where.lower[1:]), (last, *where.upper[1:]))
+        yield slab, (inside(slab).float() * 2 - 1) * FALLBACK_LOG_ODDS
+
+
+def _fallback_name(prompts: ObjectPrompts, previous: Box | None) -> str:
+    if previous is not None:
+        return "its previous mask"
+    if prompts.box is not None:
+        return "the ellipsoid in its box"
+    return "a ball at each foreground click" if any(c.positive for c in prompts.clicks) else "nothing: it has no prompt"
+
+
+def _ball(centre: Voxel) -> Box:
+    return Box(tuple(v - CLICK_RADIUS for v in centre), tuple(v + CLICK_RADIUS for v in centre))
+
+
+def _ellipsoid(box: Box, part: Box) -> Tensor:
+    """The ellipsoid inscribed in a box, in a part of the image: bool of the part's shape."""
+    squared = torch.zeros(())
+    for axis, (lower, upper, first, last) in enumerate(zip(box.lower, box.upper, part.lower, part.upper)):
+        distance = (torch.arange(first, last + 1) - (lower + upper) / 2) / ((upper - lower + 1) / 2)
+        squared = squared + distance.square().view([-1 if a == axis else 1 for a in range(3)])
+    return squared <= 1
+
+
+def _extents(labels: np.ndarray | None) -> dict[int, Box]:
+    """Label -> the box around its voxels, for labels that have any."""
+    if labels is None:
+        return {}
+    return {
+        label: Box(tuple(s.start for s in where), tuple(s.stop - 1 for s in where))
+        for label, where in enumerate(find_objects(labels), start=1)
+        if where is not None
+    }
+
+
+def _usable_device() -> torch.device:
+    if torch.cuda.is_available():
+        try:
+            torch.zeros(1, device="cuda")
+            return torch.device("cuda")
+        except RuntimeError as error:
+            print(f"the GPU cannot be used, the CPU is: {' '.join(str(error).split())[:200]}")
+    return torch.device("cpu")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Torch says it in an error of its own on a GPU, and in words on a CPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return "memory" in str(error) and ("alloc" in str(error) or "out of memory" in str(error))
