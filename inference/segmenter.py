@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,12 +48,14 @@ class Segmenter:
         config: its shape, patch and prompt style.
         device: where it runs; float16 on a GPU.
         seconds: patch -> what the last forward of that size cost here.
+        failures: objects that an unexpected error has left to the fallback so far.
     """
 
     network: nn.Module
     config: ModelConfig
     device: torch.device
     seconds: dict[Voxel, float] = field(default_factory=dict)
+    failures: int = 0
 
     def log_odds(
         self, image: NormalizedImage, previous: Tensor | None, prompts: ObjectPrompts, window: Window
@@ -75,13 +78,14 @@ class Segmenter:
     def forward(self, channels: Tensor) -> Tensor:
         """(8, D, H, W) -> float32 log-odds (D, H, W); remembers what it cost."""
         began = time.monotonic()
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"),
-        ):
-            log_odds = self.network(channels[None])[0, 0].float()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        with torch.inference_mode():
+            with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
+                log_odds = self.network(channels[None])[0, 0].float()
+            # Looking at the values also waits for a GPU, so that the clock below is right.
+            if not bool(torch.isfinite(log_odds).all()):  # Beyond what float16 holds, perhaps.
+                log_odds = self.network(channels[None])[0, 0]
+        if not bool(torch.isfinite(log_odds).all()):
+            raise ArithmeticError("the network's output is not finite")
         self.seconds[tuple(channels.shape[1:])] = time.monotonic() - began
         return log_odds
 
@@ -129,8 +133,8 @@ def segment_case(
     """Segments all objects of a case.
 
     Every object gets the best that the time left allows: one pass, a pass with a smaller patch, or what needs no
-    network (the previous mask, else the box's inscribed ellipsoid). What is given up is said. An object that fails harms
-    no other.
+    network (the previous mask, else the box's inscribed ellipsoid). What is given up is said. An object that fails
+    harms no other.
 
     Args:
         segmenter: None where there are no weights: then nothing but the fallback is left.
@@ -192,19 +196,20 @@ class _Passes:
                     self.watchdog.run(self._prepare, end - time.monotonic())
                 expected = self.segmenter.expected_seconds(patch)
                 if expected > share:
-                    say(
-                        f"{name}: no time for a patch of {patch} ({expected:.1f} s expected, {share:.1f} s left for it)"
-                    )
+                    say(f"{name}: no time for a patch of {patch} ({expected:.1f} s expected, {share:.1f} s left)")
                     continue
                 window = window_for(prompts, self.case.image.shape, patch, previous)
                 return self.watchdog.run(lambda w=window: self._one_pass(prompts, w), end - time.monotonic())
             except DeadlineExceeded as error:
                 say(f"{name}: the network was too slow ({error})")
                 break
-            except (MemoryError, RuntimeError) as error:
+            except Exception as error:  # Whatever it is, it is said, counted, and kept from the other objects.
                 if not _is_out_of_memory(error):
-                    raise
-                say(f"{name}: out of memory with a patch of {patch}; trying a smaller one")
+                    traceback.print_exc()
+                    self.segmenter.failures += 1
+                    say(f"{name}: {type(error).__name__}: {error}")
+                    break
+                say(f"{name}: out of memory with a patch of {patch}")
                 if self.segmenter.device.type == "cuda":
                     torch.cuda.empty_cache()
         say(f"{name}: taking {_fallback_name(prompts, previous)}")
@@ -217,6 +222,7 @@ class _Passes:
             self.previous = torch.from_numpy(self.case.previous).to(self.segmenter.device)
         if not self.segmenter.seconds:
             probe = torch.zeros((IMAGE_AND_PROMPT_CHANNELS, *self.patches[-1]), device=self.segmenter.device)
+            self.segmenter.forward(probe)  # The first one also pays for what is set up once.
             self.segmenter.forward(probe)
         self.image = image
 
