@@ -1,13 +1,16 @@
 """The user that the organizers simulate: a box from a mask, a click from an error.
 
-Both follow the challenge's public scripts (`get_boxes.py` and the CPU path of `CVPR25_iter_eval.py`): given the same masks, the clicks
-are the same voxels. They are much faster, because everything after the comparison of the two masks looks at the error's box only.
+Both follow the challenge's public scripts (`get_boxes.py` and the CPU path of `CVPR25_iter_eval.py`): given the same
+masks, the clicks are the same voxels. They are much faster, because everything after the comparison of the two masks
+looks at the error's box only.
 """
 
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
+
+from evaluation.crop import BoxSlices, bounding_box
 
 Voxel = tuple[int, int, int]
 
@@ -27,17 +30,19 @@ TIE_SEED = 42
 
 
 def box_from_mask(mask: NDArray[np.bool_], rng: np.random.Generator) -> dict[str, int]:
-    """Return the challenge's box of one object: the extent in z, and the jittered extent in x and y of its middle slice.
+    """Return the challenge's box of one object: the extent in z, and the jittered extent in x and y of its middle
+    slice.
 
-    The middle slice is the middle one of those that hold the object, so it is never empty. One jitter of 0 to 5 pixels is drawn for
-    the object and scaled by the slice's size over 256. The object may leave the box in other slices.
+    The middle slice is the middle one of those that hold the object, so it is never empty. One jitter of 0 to 5 pixels
+    is drawn for the object and scaled by the slice's size over 256. The object may leave the box in other slices.
 
     Args:
         mask: (D, H, W), axes z, y, x; true inside the object.
         rng: source of the jitter.
 
     Returns:
-        `z_min`, `z_max`, `z_mid`, `z_mid_x_min`, `z_mid_x_max`, `z_mid_y_min`, `z_mid_y_max` in voxels, maxima inclusive.
+        `z_min`, `z_max`, `z_mid`, `z_mid_x_min`, `z_mid_x_max`, `z_mid_y_min`, `z_mid_y_max` in voxels, maxima
+        inclusive.
 
     Raises:
         ValueError: the mask is not three-dimensional, not boolean, or empty.
@@ -67,8 +72,8 @@ def box_from_mask(mask: NDArray[np.bool_], rng: np.random.Generator) -> dict[str
 def click_from_error(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[Voxel, bool] | None:
     """Return the click that the organizers' user makes: the deepest voxel of the largest error component.
 
-    Components are 26-connected; of equally large ones the first in memory order wins. Depth is the Euclidean distance in voxels
-    (the spacing is ignored); of equally deep voxels one is chosen uniformly, always with the same seed.
+    Components are 26-connected; of equally large ones the first in memory order wins. Depth is the Euclidean distance
+    in voxels (the spacing is ignored); of equally deep voxels one is chosen uniformly, always with the same seed.
 
     Args:
         prediction: (D, H, W), axes z, y, x; true where the object was predicted.
@@ -85,7 +90,7 @@ def click_from_error(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) ->
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction: shape {prediction.shape} differs from the truth's {truth.shape}")
     error = prediction != truth
-    box = _bounding_box(error)
+    box = bounding_box(error)
     if box is None:
         return None
     component, corner = _largest_component(error, box)
@@ -103,21 +108,10 @@ def _check_volume(mask: NDArray[np.bool_], name: str) -> None:
         raise ValueError(f"{name}: dtype {mask.dtype}; expected bool")
 
 
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
-    """Return the smallest box around the true voxels; `None` if there are none."""
-    box = [slice(None)] * 3
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        occupied = np.flatnonzero(mask[tuple(box)].any(axis=others))
-        if occupied.size == 0:
-            return None
-        box[axis] = slice(int(occupied[0]), int(occupied[-1]) + 1)
-    return tuple(box)
-
-
-def _largest_component(error: NDArray[np.bool_], box: tuple[slice, slice, slice]) -> tuple[NDArray[np.bool_], Voxel]:
+def _largest_component(error: NDArray[np.bool_], box: BoxSlices) -> tuple[NDArray[np.bool_], Voxel]:
     """Return the largest 26-connected component, cropped to its own box, and the corner of that box in `error`."""
-    # Labels are numbered in memory order and the first of equally large components is taken, so the copy keeps the order of the whole.
+    # Labels are numbered in memory order and the first of equally large components is taken, so the copy keeps the
+    # order of the whole.
     cropped = error[box].copy(order="F" if error.flags.fnc else "C")
     # As uint8, because cc3d 4.1.1 can fail on boolean arrays of one voxel's thickness ("maximum length exception").
     labels = cc3d.connected_components(cropped.view(np.uint8), connectivity=26)
@@ -131,20 +125,21 @@ def _largest_component(error: NDArray[np.bool_], box: tuple[slice, slice, slice]
 
 
 def _depth(component: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return each voxel's distance to the nearest voxel outside the component, as the organizers' padded crop gives it."""
+    """Return each voxel's distance to the nearest voxel outside the component, as the organizers' crop gives it."""
     shape = np.array(component.shape)
     padding = np.maximum((shape * PADDING_FRACTION).astype(int), 1)
     if np.prod(shape + 2 * padding) > HALVING_LIMIT:
         return _halved_depth(component, padding)
-    # The organizers pad by a quarter; one layer gives the same distances, since what lies outside the box is all background.
+    # The organizers pad by a quarter; one layer gives the same distances, since what lies outside the box is all
+    # background.
     return distance_transform_edt(np.pad(component, 1))[1:-1, 1:-1, 1:-1]
 
 
 def _halved_depth(component: NDArray[np.bool_], padding: NDArray[np.int_]) -> NDArray[np.float64]:
     """Return `_depth` on blocks of 2×2×2 voxels (a block belongs to the component if any of its voxels does).
 
-    The blocks are counted from the corner of the padded crop. Beside a thin component the padding may be half a block only, and then
-    there is no background on that side for the distance to reach: the border is reproduced as it is.
+    The blocks are counted from the corner of the padded crop. Beside a thin component the padding may be half a block
+    only, and then there is no background on that side for the distance to reach: the border is reproduced as it is.
     """
     shape = np.array(component.shape)
     parity = padding % 2

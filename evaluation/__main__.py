@@ -1,0 +1,149 @@
+"""The command line: `python -m evaluation run`, then `python -m evaluation report`."""
+
+import argparse
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from evaluation.baselines import BASELINES
+from evaluation.cases import list_cases
+from evaluation.contestants import Command, Contestant, DockerImage, InProcess
+from evaluation.merge import merge_results
+from evaluation.protocol import SECONDS_PER_CLASS, evaluate
+from evaluation.report import write_report
+from evaluation.results import RUNS, ResultsFolder
+from evaluation.table import write_csv
+from inference.case import Case, CaseError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; errors of use end it with one line and exit code 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.action(options)
+    except (CaseError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation", description="The challenge at home: the organizers' protocol, and a report."
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    run = actions.add_parser("run", help="evaluate one contestant on a folder of cases; goes on where it stopped")
+    run.add_argument("--cases", type=Path, required=True, help="folder of .npz cases (imgs, spacing, boxes, gts)")
+    run.add_argument("--truths", type=Path, help="folder of .npz files with gts, if the cases do not hold them")
+    run.add_argument("--results", type=Path, required=True, help="folder for the results of all contestants")
+    run.add_argument("--name", type=_name, help="what the report calls the contestant")
+    contestant = run.add_mutually_exclusive_group(required=True)
+    contestant.add_argument("--weights", type=Path, help="evaluate the segmenter in this process, with these weights")
+    contestant.add_argument(
+        "--command", help="evaluate a command that reads {inputs} and writes {outputs}, one case at a time"
+    )
+    contestant.add_argument("--image", help="evaluate a Docker image, run with the organizers' line")
+    contestant.add_argument("--baseline", choices=BASELINES, help="evaluate a method without learning")
+    run.add_argument("--device", default="auto", help="device of --weights: auto, cpu or cuda (default: auto)")
+    run.add_argument("--drop-boxes", action="store_true", help="run every case as if it had no boxes")
+    run.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="i/n", help="take the i-th of n parts of the cases, 1 ≤ i ≤ n"
+    )
+    run.add_argument(
+        "--seconds-per-class",
+        type=float,
+        default=SECONDS_PER_CLASS,
+        help="what the runs of a case may take together for each object (default: %(default)g)",
+    )
+    run.set_defaults(action=_run)
+
+    report = actions.add_parser("report", help="write the HTML page and the CSV tables of all contestants")
+    report.add_argument("--cases", type=Path, required=True, help="the folder of cases, for the pictures")
+    report.add_argument("--truths", type=Path, help="as in run")
+    report.add_argument("--results", type=Path, required=True, help="folder with the results")
+    report.add_argument(
+        "--focus", help="the contestant whose cases are pictured (default: the first that is no baseline)"
+    )
+    report.set_defaults(action=_report)
+
+    merge = actions.add_parser("merge", help="join results folders that shards wrote on different machines")
+    merge.add_argument("--results", type=Path, required=True, help="folder that receives the results")
+    merge.add_argument("parts", type=Path, nargs="+", help="results folders")
+    merge.set_defaults(action=lambda options: merge_results(options.parts, options.results))
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    index, count = options.shard
+    paths = list_cases(options.cases)[index - 1 :: count]
+    contestant = _contestant(options)
+    identity = contestant.identity | {"seconds per class": f"{options.seconds_per_class:g}"}
+    results = ResultsFolder(options.results / contestant.name, identity)
+    evaluate(
+        contestant,
+        paths,
+        results,
+        truths=options.truths,
+        drop_boxes=options.drop_boxes,
+        seconds_per_class=options.seconds_per_class,
+    )
+    write_csv(results)
+
+
+def _report(options: argparse.Namespace) -> None:
+    page = write_report(options.results, options.cases, options.truths, options.focus)
+    print(page)
+
+
+def _contestant(options: argparse.Namespace) -> Contestant:
+    if options.baseline:
+        name = options.name or options.baseline
+        return InProcess(name, {"baseline": options.baseline}, BASELINES[options.baseline])
+    if options.command:
+        return Command(options.name or "command", options.command)
+    if options.image:
+        tagged = options.image if ":" in options.image.rsplit("/", 1)[-1] else f"{options.image}:latest"
+        return DockerImage(options.name or "image", tagged, _image_id(tagged))
+    # Only here, since nothing else needs the network.
+    from inference.deadline import Deadline
+    from inference.segmenter import load_segmenter, segment_case
+
+    segmenter = load_segmenter(options.weights, options.device)
+
+    def segment(case: Case):
+        seconds = options.seconds_per_class * len(case.objects) / RUNS
+        return segment_case(case, segmenter, Deadline(seconds))
+
+    checksum = hashlib.sha256(options.weights.read_bytes()).hexdigest()
+    return InProcess(options.name or "segfm3d", {"weights": checksum}, segment)
+
+
+def _image_id(image: str) -> str:
+    """Return the image's id, so that results of a rebuilt image are not mixed with the old one's."""
+    words = ["docker", "image", "inspect", "--format", "{{.Id}}", image]
+    finished = subprocess.run(words, capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        raise CaseError(
+            f"{image}: no such Docker image here ({finished.stderr.strip()}); load it with `docker image load -i`"
+        )
+    return finished.stdout.strip()
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name; expected letters, digits, '_', '.', '-'")
+    return text
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; expected i/n with 1 ≤ i ≤ n, such as 1/4")
+    return int(match[1]), int(match[2])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The report: one self-contained HTML page, and a CSV table beside each contestant's results."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from evaluation import figures
+from evaluation.baselines import BASELINES
+from evaluation.cases import read_evaluation_case, without_boxes
+from evaluation.metrics import NSD_MINIMUM_DSC, NSD_TOLERANCE_MM
+from evaluation.pictures import BACKGROUND_CLICK, FOREGROUND_CLICK, draw_case
+from evaluation.results import CaseResult, ResultsFolder, list_results, write_atomically
+from evaluation.summary import MODALITY_ORDER, Measured, TableGroup, by_boxes, by_modality
+from evaluation.table import csv_row, write_csv
+from inference.case import CaseError
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A case drawn for the report; `failure` says why it could not be."""
+
+    modality: str
+    rank: str
+    result: CaseResult
+    source: str = ""
+    failure: str = ""
+
+
+def write_report(results: Path, cases: Path, truths: Path | None = None, focus: str | None = None) -> Path:
+    """Write the page of all contestants in a results folder, and their tables.
+
+    Args:
+        results: the results folder.
+        cases: the folder of cases, from which the pictures are drawn.
+        truths: the folder of ground truths, if the cases do not hold them.
+        focus: the contestant that comes first and whose cases are pictured; by default the first that is no baseline.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        CaseError: there are no results, or none of the contestant in focus.
+    """
+    folders = _ordered(list_results(results), focus)
+    for folder in folders:
+        write_csv(folder)
+    contestants = [Measured(folder.name, tuple(folder.read_all())) for folder in folders]
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            contestants=contestants,
+            identities={folder.name: folder.identity for folder in folders},
+            focus=contestants[0],
+            colours={item.name: figures.colour_of(index) for index, item in enumerate(contestants)},
+            table_3=by_modality(contestants),
+            table_4=by_boxes(contestants),
+            curves=_source("svg+xml", figures.curves(contestants).encode()),
+            distributions=_source("svg+xml", figures.distributions(contestants).encode()),
+            running_times=_source("svg+xml", figures.running_times(contestants).encode()),
+            pictures=_pictures(folders[0], contestants[0], cases, truths),
+            remarkable=[(item.name, result) for item in contestants for result in item.results if result.remark],
+            rows=[(item.name, result, csv_row(result)) for item in contestants for result in item.results],
+            click_colours=(FOREGROUND_CLICK, BACKGROUND_CLICK),
+            tolerance=NSD_TOLERANCE_MM,
+            minimum_dsc=NSD_MINIMUM_DSC,
+        )
+    )
+    path = results / PAGE
+    write_atomically(path, lambda stream: stream.write(page.encode()))
+    return path
+
+
+def best_and_worst(results: Sequence[CaseResult]) -> list[tuple[str, CaseResult]]:
+    """Return the cases with the highest and the lowest final DSC; only one if there is only one."""
+    ranked = sorted(results, key=lambda result: result.raw_scores.dsc_final, reverse=True)
+    return [("Best", ranked[0]), ("Worst", ranked[-1])] if len(ranked) > 1 else [("Only", item) for item in ranked]
+
+
+def _ordered(folders: list[ResultsFolder], focus: str | None) -> list[ResultsFolder]:
+    """Put the contestant in focus first and the baselines last."""
+    names = [folder.name for folder in folders]
+    if focus is not None and focus not in names:
+        raise CaseError(f"--focus {focus}: no such contestant; expected one of {', '.join(names)}")
+    return sorted(folders, key=lambda folder: (folder.name != focus, folder.name in BASELINES, folder.name))
+
+
+def _pictures(folder: ResultsFolder, contestant: Measured, cases: Path, truths: Path | None) -> list[Picture]:
+    shown = [result for result in contestant.as_provided or contestant.usable if result.steps]
+    pictures = []
+    for modality in MODALITY_ORDER:
+        for rank, result in best_and_worst([item for item in shown if item.modality == modality]):
+            try:
+                case = read_evaluation_case(cases / result.case, truths)
+                drawn = draw_case(
+                    case if result.has_boxes else without_boxes(case), result, folder.read_segmentations(result)
+                )
+            except CaseError as error:
+                pictures.append(Picture(modality, rank, result, failure=str(error)))
+            else:
+                pictures.append(Picture(modality, rank, result, _source("webp", drawn)))
+    return pictures
+
+
+def best_of(group: TableGroup, score: str) -> float:
+    """Return the highest of a score among the measured rows of a group."""
+    return max((getattr(row.scores, score) for row in group.rows if row.cases is not None), default=float("nan"))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("evaluation", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"best_of": best_of}
+    return environment
+
+
+def _source(kind: str, content: bytes) -> str:
+    """Return the content as the source of an HTML image."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,237 @@
+"""What an evaluation leaves on disk, and the scores of a case.
+
+A results folder holds one folder a contestant:
+
+    CONTESTANT/contestant.json                    what it is
+    CONTESTANT/with_boxes/CASE.json               scores, clicks and times of a case
+    CONTESTANT/with_boxes/CASE.segmentations.npz  `segs`, the label maps of its runs, for the report's pictures
+    CONTESTANT/without_boxes/…                    the same for cases that have no boxes, or were run without them
+    CONTESTANT/unusable/CASE.json                 why a case could not be evaluated
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.cases import PlacedClick
+from evaluation.metrics import area_under_curve
+from evaluation.modality import modality_of
+from inference.atomic import replacing
+from inference.case import CaseError
+
+RUNS = 6
+"""The run with the box alone, and five with clicks. Without boxes there is no first run; it counts as 0."""
+
+WITH_BOXES, WITHOUT_BOXES, UNUSABLE = "with_boxes", "without_boxes", "unusable"
+CONTESTANT_FILE = "contestant.json"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One run of a case.
+
+    Args:
+        seconds: its running time.
+        dsc: mean over the objects.
+        nsd: mean over the objects.
+        clicks: for each object the click that was new in this run, `None` where there was no error; empty in the run
+            with boxes alone.
+        note: what went wrong in it, else empty.
+    """
+
+    seconds: float
+    dsc: float
+    nsd: float
+    clicks: tuple[PlacedClick | None, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """All runs of a case.
+
+    Args:
+        case: the file's name.
+        classes: K, the number of objects.
+        has_boxes: the runs were given boxes.
+        boxes_dropped: the file has boxes, the runs were not given them.
+        limit_seconds: what the runs may take together.
+        steps: the runs that were made, at most six with boxes and five without.
+        failure: why the case counts 0 or cannot be scored, else empty.
+        scorable: false if the case itself is at fault, not the contestant; it is left out of every mean.
+    """
+
+    case: str
+    classes: int
+    has_boxes: bool
+    boxes_dropped: bool
+    limit_seconds: float
+    steps: tuple[StepResult, ...]
+    failure: str = ""
+    scorable: bool = True
+
+    @property
+    def modality(self) -> str:
+        return modality_of(self.case)
+
+    @property
+    def running_times(self) -> tuple[float, ...]:
+        """Seconds of the six runs; 0 for a run that was not made."""
+        return self._six([step.seconds for step in self.steps])
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.running_times)
+
+    @property
+    def over_time(self) -> bool:
+        return self.total_seconds > self.limit_seconds
+
+    @property
+    def dsc(self) -> tuple[float, ...]:
+        """Raw DSC of the six runs."""
+        return self._six([step.dsc for step in self.steps])
+
+    @property
+    def nsd(self) -> tuple[float, ...]:
+        """Raw NSD of the six runs."""
+        return self._six([step.nsd for step in self.steps])
+
+    @property
+    def raw_scores(self) -> "Scores":
+        """The challenge's four scores as the organizers' script prints them, whatever the time."""
+        return Scores(area_under_curve(self.dsc), area_under_curve(self.nsd), self.dsc[-1], self.nsd[-1])
+
+    @property
+    def counts_zero(self) -> bool:
+        return self.over_time or bool(self.failure)
+
+    @property
+    def scores(self) -> "Scores":
+        """The challenge's four scores by its rules: 0 for a case that failed or took too long."""
+        return Scores(0.0, 0.0, 0.0, 0.0) if self.counts_zero else self.raw_scores
+
+    @property
+    def remark(self) -> str:
+        """Everything that a reader should know about the case, in one line."""
+        notes = [self.failure] if self.failure else []
+        first = 1 if self.has_boxes else 2
+        notes += [f"run {number}: {step.note}" for number, step in enumerate(self.steps, first) if step.note]
+        if self.over_time:
+            notes.append(f"over time ({self.total_seconds:.0f} s of {self.limit_seconds:.0f} s)")
+        return "; ".join(notes)
+
+    def _six(self, values: list[float]) -> tuple[float, ...]:
+        """Put a run's values in their places: a case without boxes begins with the second run."""
+        values = ([] if self.has_boxes else [0.0]) + values
+        return tuple(values + [0.0] * (RUNS - len(values)))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The four scores by which the challenge ranks: AUC in [0, 4], Final in [0, 1]."""
+
+    dsc_auc: float
+    nsd_auc: float
+    dsc_final: float
+    nsd_final: float
+
+
+class ResultsFolder:
+    """The results of one contestant.
+
+    Raises:
+        CaseError: the folder holds the results of something else.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, str] | None = None):
+        self.path = path
+        self.name = path.name
+        file = path / CONTESTANT_FILE
+        if identity is not None and not file.exists():
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, lambda stream: stream.write(_json(identity)))
+        self.identity: dict[str, str] = json.loads(file.read_text())
+        if identity is not None and self.identity != identity:
+            raise CaseError(
+                f"{path}: holds the results of {self.identity}; expected {identity}: choose another --name or --results"
+            )
+
+    def read(self, case_name: str, has_boxes: bool) -> CaseResult | None:
+        """Return a case's result, `None` if it has not been evaluated."""
+        file = self._file(case_name, WITH_BOXES if has_boxes else WITHOUT_BOXES, ".json")
+        return _case_result(file) if file.exists() else None
+
+    def read_all(self) -> list[CaseResult]:
+        """Return the results in the order of the cases' names: with boxes, without boxes, unusable."""
+        kinds = (WITH_BOXES, WITHOUT_BOXES, UNUSABLE)
+        return [_case_result(file) for kind in kinds for file in sorted((self.path / kind).glob("*.json"))]
+
+    def read_segmentations(self, result: CaseResult) -> NDArray[np.uint8]:
+        """Return the label maps of the case's runs: (runs, D, H, W)."""
+        with np.load(self._file(result.case, _kind(result), ".segmentations.npz"), allow_pickle=False) as arrays:
+            return arrays["segs"]
+
+    def write(self, result: CaseResult, segmentations: list[NDArray[np.uint8]]) -> None:
+        """Write a case's result; the scores last, so that a case with scores is complete."""
+        if segmentations:
+            file = self._file(result.case, _kind(result), ".segmentations.npz")
+            write_atomically(file, lambda stream: np.savez_compressed(stream, segs=np.stack(segmentations)))
+        write_atomically(
+            self._file(result.case, _kind(result), ".json"), lambda stream: stream.write(_json(asdict(result)))
+        )
+
+    def discard_unusable(self, case_name: str) -> None:
+        """Forget that a case could not be evaluated, as it can be now."""
+        self._file(case_name, UNUSABLE, ".json").unlink(missing_ok=True)
+
+    def _file(self, case_name: str, kind: str, suffix: str) -> Path:
+        return self.path / kind / (case_name.removesuffix(".npz") + suffix)
+
+
+def list_results(results: Path) -> list[ResultsFolder]:
+    """Return the contestants of a results folder by name.
+
+    Raises:
+        CaseError: there are none.
+    """
+    folders = [ResultsFolder(file.parent) for file in sorted(results.glob(f"*/{CONTESTANT_FILE}"))]
+    if not folders:
+        raise CaseError(f"{results}: no results in it; expected folders written by `python -m evaluation run`")
+    return folders
+
+
+def _kind(result: CaseResult) -> str:
+    if not result.scorable:
+        return UNUSABLE
+    return WITH_BOXES if result.has_boxes else WITHOUT_BOXES
+
+
+def _case_result(file: Path) -> CaseResult:
+    try:
+        fields = json.loads(file.read_text())
+        steps = tuple(
+            StepResult(**step | {"clicks": tuple(click and (tuple(click[0]), click[1]) for click in step["clicks"])})
+            for step in fields.pop("steps")
+        )
+        return CaseResult(steps=steps, **fields)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CaseError(
+            f"{file}: not a case's result ({error}); expected a file written by `python -m evaluation run`"
+        ) from error
+
+
+def _json(content: dict) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a file that appears whole or not at all; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as unfinished, unfinished.open("wb") as stream:
+        write(stream)
