@@ -38,9 +38,14 @@ test-slow: $(VENV)/.peers  ## run the tests that take minutes
 lint: $(VENV)/.development  ## check the style
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
-evaluate: $(VENV)/.development  ## evaluate as the organizers do: CASES=folder [IMAGE=name] [OUT=folder]
-	@test -n "$(CASES)" || { echo "evaluate: expected CASES=folder with *.npz that hold gts" >&2; exit 2; }
-	$(VENV)/bin/python -m evaluation $(CASES)
+RESULTS ?= runs/evaluation
+
+evaluate: $(VENV)/.development  ## evaluate as the organizers do: CASES=folder [IMAGE=name] [RESULTS=folder]
+	@test -n "$(CASES)" || { echo "evaluate: expected CASES=folder of *.npz that hold gts" >&2; exit 2; }
+	$(VENV)/bin/python -m evaluation run --cases $(CASES) --results $(RESULTS) --baseline ellipsoid
+	$(VENV)/bin/python -m evaluation run --cases $(CASES) --results $(RESULTS) \
+	  $(if $(filter command line environment,$(origin IMAGE)),--image $(IMAGE),--weights weights/default.pt)
+	$(VENV)/bin/python -m evaluation report --cases $(CASES) --results $(RESULTS)
 
 # The image's name, without a tag; the layered build that it is squashed from is $(IMAGE):layers.
 IMAGE ?= segfm3d
@@ -55,7 +60,7 @@ export IMAGE NAME
 
 .PHONY: build test-image save
 
-build: $(VENV)/bin/docker-squash  ## build the image and squash it (needs Docker, about 20 GB of disk)
+build: $(VENV)/.development  ## build the image and squash it (needs Docker, about 20 GB of disk)
 	docker build --build-arg VERSION=$(VERSION) $(BUILD_SETTINGS) $(DOCKER_BUILD_OPTIONS) --tag $(IMAGE):layers .
 # Squashing takes minutes: what has been squashed already is left as it is.
 	@pair() { docker image inspect --format '{{.Id}}' $(IMAGE):layers $(IMAGE):latest 2>/dev/null || true; }; \
@@ -65,11 +70,11 @@ build: $(VENV)/bin/docker-squash  ## build the image and squash it (needs Docker
 	fi
 	@docker image ls $(IMAGE):latest
 
-test-image: $(VENV)/bin/pytest  ## test the built image as the organizers run it
-	$(VENV)/bin/pytest -m "image and not slow" tests/image
+test-image: $(VENV)/.peers  ## test the built image as the organizers run it
+	$(VENV)/bin/python -m pytest -m "image and not slow" tests/image
 
 # The evaluator takes the file name up to the first "." in lower case up to the first "_" for the image's name.
-save: ## write the submission, NAME.tar.gz, with the image as NAME:latest (NAME=… is the team's name)
+save:  ## write the submission, NAME.tar.gz, with the image as NAME:latest (NAME=… is the team's name)
 	@LC_ALL=C; if ! [[ "$${NAME-}" =~ ^[a-z0-9]+(-+[a-z0-9]+)*$$ ]]; then \
 	  echo "save: NAME='$${NAME-}': expected NAME=… of lower-case letters, digits and hyphens between them" >&2; exit 2; fi
 	@if ! docker image inspect "$$IMAGE:latest" >/dev/null 2>&1; then \
