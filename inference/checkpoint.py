@@ -45,11 +45,13 @@ class ModelConfig:
         network: the network's shape.
         patch: (D, H, W) voxels that the network sees.
         style: how clicks are drawn for these weights.
+        keep_proportions: whether windows have one zoom for all axes (:meth:`inference.window.Window.around`).
     """
 
     network: NetworkConfig
     patch: Voxel
     style: PromptStyle
+    keep_proportions: bool = True
 
     def __post_init__(self) -> None:
         if len(self.patch) != 3 or any(p < 1 or p % self.network.stride for p in self.patch):
@@ -104,7 +106,9 @@ def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     try:
         config = content["config"]
         network = NetworkConfig(tuple(config["network"]["features"]), tuple(config["network"]["blocks"]))
-        model = ModelConfig(network, tuple(config["patch"]), PromptStyle(**config["style"]))
+        model = ModelConfig(
+            network, tuple(config["patch"]), PromptStyle(**config["style"]), bool(config["keep_proportions"])
+        )
         state = dict(content["state"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: the configuration is not usable ({error!r}); expected {FORMAT!r}'s") from error

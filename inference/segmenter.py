@@ -198,7 +198,8 @@ class _Passes:
                 if expected > share:
                     say(f"{name}: no time for a patch of {patch} ({expected:.1f} s expected, {share:.1f} s left)")
                     continue
-                window = window_for(prompts, self.case.image.shape, patch, previous)
+                keep_proportions = self.segmenter.config.keep_proportions
+                window = window_for(prompts, self.case.image.shape, patch, keep_proportions, previous)
                 return self.watchdog.run(lambda w=window: self._one_pass(prompts, w), end - time.monotonic())
             except DeadlineExceeded as error:
                 say(f"{name}: the network was too slow ({error})")

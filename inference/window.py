@@ -37,14 +37,18 @@ class Window:
     patch: Voxel
 
     @classmethod
-    def around(cls, region: Box, patch: Voxel, zoom: float = 1.0) -> Window:
-        """The window that holds ``region`` and its margin, centred on it, of at least ``zoom`` (equations 11, 12).
+    def around(cls, region: Box, patch: Voxel, keep_proportions: bool) -> Window:
+        """The window that holds ``region`` and its margin, centred on it (equations 11 and 12).
 
-        One zoom serves all axes, so that proportions are kept.
+        Args:
+            keep_proportions: one zoom for all axes, as in the paper. Otherwise each axis has its own, so that a flat
+                object keeps its slices. A property of the weights.
         """
-        zoom = max(zoom, *((extent + p * MARGIN) / p for extent, p in zip(region.size, patch)))
+        zooms = [max((extent + p * MARGIN) / p, 1.0) for extent, p in zip(region.size, patch)]
+        if keep_proportions:
+            zooms = [max(zooms)] * 3
         # The tolerance keeps 1/3 + 2/3 from becoming a voxel more than the patch.
-        size = tuple(math.ceil(zoom * p - 1e-9) for p in patch)
+        size = tuple(math.ceil(zoom * p - 1e-9) for zoom, p in zip(zooms, patch))
         start = tuple((lower + upper + 1 - n) // 2 for lower, upper, n in zip(region.lower, region.upper, size))
         return cls(start, size, patch)
 
@@ -144,7 +148,9 @@ class Window:
             yield Box(lower, upper), slab.view(last - first, height, width)
 
 
-def window_for(prompts: ObjectPrompts, shape: Voxel, patch: Voxel, previous: Box | None = None) -> Window:
+def window_for(
+    prompts: ObjectPrompts, shape: Voxel, patch: Voxel, keep_proportions: bool, previous: Box | None = None
+) -> Window:
     """Where to look for an object.
 
     Around its box if it has one, widened to hold a click that would otherwise lie outside the window. Without a box,
@@ -154,15 +160,16 @@ def window_for(prompts: ObjectPrompts, shape: Voxel, patch: Voxel, previous: Box
         prompts: what the user said.
         shape: (D, H, W) of the image.
         patch: the network's patch.
+        keep_proportions: as in :meth:`Window.around`.
         previous: the extent of the object's previous mask, if it has one.
     """
     positions = [Box(click.position, click.position) for click in prompts.clicks]
     if prompts.box is not None:
-        window = Window.around(prompts.box, patch)
+        window = Window.around(prompts.box, patch, keep_proportions)
         outside = [position for position in positions if not window.box.contains(position.lower)]
-        return Window.around(_union([prompts.box, *outside]), patch) if outside else window
+        return Window.around(_union([prompts.box, *outside]), patch, keep_proportions) if outside else window
     known = positions + ([previous] if previous is not None else [])
-    return Window.around(_union(known) if known else central_third(shape), patch)
+    return Window.around(_union(known) if known else central_third(shape), patch, keep_proportions)
 
 
 def central_third(shape: Voxel) -> Box:

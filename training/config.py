@@ -64,6 +64,7 @@ DEFAULT = TrainingConfig(
         network=NetworkConfig(features=(16, 32, 64, 128, 192), blocks=(1, 2, 2, 3, 3)),
         patch=(64, 64, 64),
         style=PAPER_STYLE,
+        keep_proportions=False,
     ),
     sampling=Sampling(
         clicks=(0.4, 0.25, 0.15, 0.1, 0.05, 0.05),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from evaluation.simulated_user import box_from_mask, click_from_error
 from inference.case import Box, Click, ObjectPrompts
+from inference.checkpoint import ModelConfig
 from inference.prompts import IMAGE, PromptStyle, encode
 from inference.window import Window, window_for
 from training.augment import change_intensities, flip_and_turn
@@ -63,14 +64,15 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
     """The sample of one object of a volume: box or none, window, crop, augmentation."""
     sampling, patch, style = config.sampling, config.model.patch, config.model.style
     extent = volume.objects[label]
+    shape = tuple(volume.labels.shape)
     prompts = ObjectPrompts(label)
     chance = random.random()
     first_click = chance >= sampling.no_prompt
     if chance >= sampling.no_prompt + sampling.no_box:
         prompts, first_click = replace(prompts, box=_challenge_box(volume, label, extent, random)), False
-        window = window_for(prompts, tuple(volume.labels.shape), patch)
+        window = window_for(prompts, shape, patch, config.model.keep_proportions)
     else:
-        window = _window_without_box(volume, label, extent, patch, random)
+        window = _window_without_box(volume, label, extent, config.model, random)
     if random.random() >= sampling.perfect_window:
         window = _disturbed(window, random)
     sample = _crop(volume, label, prompts, window, style, first_click)
@@ -95,7 +97,7 @@ def _challenge_box(volume: Volume, label: int, extent: Box, random: np.random.Ge
 
 
 def _window_without_box(
-    volume: Volume, label: int, extent: Box, patch: tuple[int, int, int], random: np.random.Generator
+    volume: Volume, label: int, extent: Box, model: ModelConfig, random: np.random.Generator
 ) -> Window:
     """As inference sees an object without a box: around its first click, or around a rough previous mask."""
     shape = tuple(volume.labels.shape)
@@ -103,17 +105,17 @@ def _window_without_box(
         mask = (volume.labels[extent.slices] == label).numpy()
         position, _ = click_from_error(np.zeros_like(mask), mask)
         click = Click(tuple(p + lower for p, lower in zip(position, extent.lower)), positive=True)
-        return window_for(ObjectPrompts(label, clicks=(click,)), shape, patch)
+        return window_for(ObjectPrompts(label, clicks=(click,)), shape, model.patch, model.keep_proportions)
     grow = random.uniform(-0.25, 0.4, size=3)
     lower = tuple(round(a - g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
     upper = tuple(round(b + g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
-    return window_for(ObjectPrompts(label), shape, patch, previous=Box(lower, upper))
+    return window_for(ObjectPrompts(label), shape, model.patch, model.keep_proportions, Box(lower, upper))
 
 
 def _disturbed(window: Window, random: np.random.Generator) -> Window:
-    """Scaled by 0.75 to 1.5 and shifted by up to an eighth of its size along each axis."""
-    zoom = math.exp(random.uniform(math.log(0.75), math.log(1.5)))
-    size = tuple(max(round(n * zoom), 8) for n in window.size)
+    """Scaled by 0.75 to 1.5, a little differently along each axis, and shifted by up to an eighth of its size."""
+    zooms = np.exp(random.uniform(math.log(0.8), math.log(1.4)) + random.uniform(-0.07, 0.07, size=3))
+    size = tuple(max(round(n * zoom), 8) for n, zoom in zip(window.size, zooms))
     shift = random.uniform(-0.125, 0.125, size=3)
     start = tuple(
         round(begin + (before - after) / 2 + after * s)
