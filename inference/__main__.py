@@ -77,7 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
         _fail(f"{error}; without weights only previous masks and the boxes' ellipsoids are written")
     watchdog = Watchdog()
     for path in paths:
-        failures += not _run(path, chosen, segmenter, watchdog, spent)
+        try:
+            failures += not _run(path, chosen, segmenter, watchdog, spent)
+        except Exception as error:  # Whatever it is, it must not cost the other cases their output.
+            traceback.print_exc()
+            failures += _fail(f"{path.name}: {type(error).__name__}: {error}")
         spent = 0.0
     failures += segmenter.failures if segmenter is not None else 0
     if failures:
@@ -90,8 +94,8 @@ def _run(path: Path, chosen: argparse.Namespace, segmenter: Segmenter | None, wa
     began = time.monotonic()
     try:
         case = read_case(path)
-    except (CaseError, MemoryError) as error:
-        return not _fail(str(error) or f"{path.name}: not enough memory to read it")
+    except CaseError as error:
+        return not _fail(str(error))
     for note in case.notes:
         print(f"{case.name}: {note}")
     budget = chosen.seconds_per_class * len(case.objects) / chosen.runs_per_case

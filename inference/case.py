@@ -11,6 +11,7 @@ import math
 import os
 import pickle
 import pickletools
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -24,8 +25,10 @@ import numpy as np
 from inference.atomic import replacing
 
 MAX_OBJECTS = 255
-MAX_VOXELS = 2**30
-MAX_PICKLE_BYTES = 2**26
+MAX_VOLUME_BYTES = 2**33
+"""An image of 1024³ voxels in float64."""
+MAX_PROMPT_BYTES = 2**22
+"""Boxes, clicks and their order: a real file holds some kilobytes of them."""
 
 Voxel = tuple[int, int, int]
 
@@ -169,7 +172,8 @@ def _read_case(archive: zipfile.ZipFile, name: str) -> Case:
     boxes = _entries(_optional(archive, members, "boxes"))
     clicks = _entries(_optional(archive, members, "clicks"))
     orders = _entries(_optional(archive, members, "clicks_order"))
-    previous = _previous(_optional(archive, members, "prev_pred"), shape, notes)
+    previous = _read_array(archive, "prev_pred") if "prev_pred" in members else None
+    previous = _previous(previous, shape, notes)
     if boxes:
         count = len(boxes)
     elif clicks:
@@ -197,10 +201,10 @@ def _read_case(archive: zipfile.ZipFile, name: str) -> Case:
 
 
 def _optional(archive: zipfile.ZipFile, members: set[str], key: str) -> np.ndarray | None:
-    return _read_array(archive, key) if key in members else None
+    return _read_array(archive, key, MAX_PROMPT_BYTES) if key in members else None
 
 
-def _read_array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
+def _read_array(archive: zipfile.ZipFile, key: str, limit: int = MAX_VOLUME_BYTES) -> np.ndarray:
     """One array of the file, its size checked before memory is taken for it."""
     try:
         info = archive.getinfo(f"{key}.npy")
@@ -210,26 +214,26 @@ def _read_array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
     with archive.open(info) as member:
         try:
             version = np.lib.format.read_magic(member)
-            if version not in ((1, 0), (2, 0)):
+            # The later versions are for headers beyond 64 kB, which no real file has.
+            if version != (1, 0):
                 raise ValueError(f"array format {version}")
-            if version == (1, 0):
-                shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
-            else:
-                shape, fortran, dtype = np.lib.format.read_array_header_2_0(member)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
         except ValueError as error:
             raise CaseError(f"key '{key}' has a broken array header ({_one_line(error)})") from error
         if dtype.hasobject:
-            if info.file_size > MAX_PICKLE_BYTES:
+            if info.file_size > MAX_PROMPT_BYTES:
                 raise CaseError(
-                    f"key '{key}' declares {info.file_size} bytes of objects; at most {MAX_PICKLE_BYTES} expected"
+                    f"key '{key}' declares {info.file_size} bytes of objects; at most {MAX_PROMPT_BYTES} expected"
                 )
-            return _unpickle(member.read(MAX_PICKLE_BYTES + 1), key)
+            return _unpickle(member.read(MAX_PROMPT_BYTES + 1), key)
         if any(n < 0 for n in shape):
             raise CaseError(f"key '{key}' has shape {shape}; expected axes of at least 0")
+        if dtype.kind not in "biufSU" or dtype.itemsize == 0:
+            raise CaseError(f"key '{key}' has dtype {dtype}; expected real numbers or text")
         count = math.prod(shape)
         declared = count * dtype.itemsize
-        if count > MAX_VOXELS:
-            raise CaseError(f"key '{key}' declares {count} elements; at most {MAX_VOXELS} expected")
+        if declared > limit:
+            raise CaseError(f"key '{key}' declares {declared} bytes; at most {limit} expected")
         if declared > info.file_size:
             raise CaseError(f"key '{key}' declares {declared} bytes and holds {info.file_size}; the file is truncated")
         flat = np.empty(count, dtype)
@@ -251,27 +255,61 @@ def _fill(member: BinaryIO, flat: np.ndarray, key: str) -> None:
         done += len(piece)
 
 
-_PICKLE_GLOBALS = {
-    (module, name)
-    for package in ("numpy.core", "numpy._core")
-    for module, name in ((f"{package}.multiarray", "_reconstruct"), (f"{package}.multiarray", "scalar"))
-} | {("numpy", "ndarray"), ("numpy", "dtype")}
-
-
 class _SafeUnpickler(pickle.Unpickler):
+    """Knows the four names that numpy's pickles need, and gives each a stand-in that checks what numpy takes on trust.
+
+    Numpy's own functions believe a pickle: a shape without data takes memory, a wrong state crashes the process.
+    """
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _PICKLE_GLOBALS:
+        stand_ins = {
+            "numpy.ndarray": _Array,
+            "numpy.dtype": _Dtype,
+            "numpy.multiarray._reconstruct": _empty_array,
+            "numpy.multiarray.scalar": _scalar,
+        }
+        known = re.sub(r"^numpy\._?core\.", "numpy.", f"{module}.{name}")
+        if known not in stand_ins:
             raise CaseError(f"refused to unpickle {module}.{name}; only numpy arrays and plain values are expected")
-        if name == "_reconstruct":
-            return _empty_array
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        return stand_ins[known]
 
 
-def _empty_array(subtype: type, shape: tuple, typecode: bytes) -> np.ndarray:
-    """What numpy's pickles begin an array with; any other shape would only be a way to take memory."""
-    if subtype is not np.ndarray or shape != (0,):
-        raise CaseError("refused an array that does not start empty; expected arrays pickled by numpy")
-    return np.ndarray(shape, "b")
+class _Dtype:
+    """Stands in for ``numpy.dtype``: a simple type's code, and of the state that follows it the byte order."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r"[biufcSUO]\d{1,6}", code):
+            raise CaseError("refused an unusual dtype; only numbers, text and objects are expected")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """Stands in for ``numpy.ndarray``: as many elements as its shape says, or none."""
+
+    def __new__(cls, *_: Any) -> _Array:
+        raise CaseError("refused an array that is not filled; expected arrays pickled by numpy")
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, stand_in, fortran, content = state
+        held = len(content) if stand_in.dtype.hasobject else len(content) // max(stand_in.dtype.itemsize, 1)
+        if any(n < 0 for n in shape) or math.prod(shape) != held:
+            raise CaseError(f"refused an array of shape {shape} that holds {held} elements")
+        super().__setstate__((1, shape, stand_in.dtype, fortran, content))
+
+
+def _empty_array(*_: Any) -> _Array:
+    """Stands in for ``_reconstruct``: what numpy's pickles begin an array with, to be filled by its state."""
+    return np.ndarray.__new__(_Array, (0,), "b")
+
+
+def _scalar(stand_in: _Dtype, content: bytes) -> np.generic:
+    """Stands in for ``scalar``: one number or text from its bytes."""
+    if stand_in.dtype.hasobject or len(content) != stand_in.dtype.itemsize:
+        raise CaseError(f"refused a {stand_in.dtype} of {len(content)} bytes")
+    return np.frombuffer(content, stand_in.dtype)[0]
 
 
 def _unpickle(payload: bytes, key: str) -> np.ndarray:
@@ -285,7 +323,9 @@ def _unpickle(payload: bytes, key: str) -> np.ndarray:
         raise CaseError(f"key '{key}': {error}") from error
     except Exception as error:  # A broken pickle raises whatever its bytes happen to spell.
         raise CaseError(f"key '{key}' is not a readable pickle ({type(error).__name__}: {_one_line(error)})") from error
-    return value if isinstance(value, np.ndarray) else np.array(value, dtype=object)
+    if not isinstance(value, np.ndarray):
+        raise CaseError(f"key '{key}' holds a pickled {type(value).__name__}; expected an array")
+    return value.view(np.ndarray)
 
 
 def _usable_image(image: np.ndarray, notes: list[str]) -> np.ndarray:
@@ -303,8 +343,8 @@ def _usable_image(image: np.ndarray, notes: list[str]) -> np.ndarray:
 
 def _spacing(spacing: np.ndarray | None, notes: list[str]) -> tuple[float, float, float]:
     try:
-        values = tuple(float(v) for v in np.asarray(spacing).ravel())
-        if len(values) == 3 and all(math.isfinite(v) and v > 0 for v in values):
+        values = tuple(float(v) for v in spacing.ravel()) if spacing is not None and spacing.size == 3 else ()
+        if values and all(math.isfinite(v) and v > 0 for v in values):
             return values
     except (TypeError, ValueError):
         pass  # Falls through to the note below, as any other unusable spacing does.
@@ -368,7 +408,7 @@ def _clicks(entry: Any, order: Any, shape: Voxel, label: int, notes: list[str]) 
     if not isinstance(entry, dict):
         return ()
     lists = {kind: _as_list(entry.get(kind)) for kind in ("fg", "bg")}
-    kinds = [str(kind) for kind in _as_list(order) if str(kind) in lists]
+    kinds = [str(kind) for kind in _as_list(order) if isinstance(kind, str) and kind in lists]
     if any(kinds.count(kind) != len(lists[kind]) for kind in lists):
         notes.append(f"object {label}: clicks_order does not fit its clicks; foreground clicks are taken first")
         kinds = ["fg"] * len(lists["fg"]) + ["bg"] * len(lists["bg"])
