@@ -16,10 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import re
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +33,13 @@ from inference.prompts import NNINTERACTIVE_STYLE, PromptStyle
 FORMAT = "segfm3d-1"
 
 ARCHITECTURE = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+
+_NUMPY_SCALARS = [
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")),
+    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+"""Beside its tensors a published checkpoint holds the log of its training, whose numbers are numpy's."""
 
 
 class CheckpointError(ValueError):
@@ -119,8 +128,13 @@ def _torch_load(path: Path) -> object:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected weights, for example weights/default.pt")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it asks for {found[1]}" if found else "its pickle is not a plain one"
+        raise CheckpointError(f"{path}: refused ({what}); expected tensors, numbers, text and containers") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: not readable as weights ({reason}); the file may be truncated") from error
 
@@ -145,8 +159,8 @@ def read_nninteractive(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         raise CheckpointError(f"{checkpoints[0]}: no 'network_weights'; expected a checkpoint of nnInteractive")
     try:
         name = content["init_args"]["configuration"]
-        model = _model_from_plans(plans["configurations"][name])
-    except (KeyError, TypeError, ValueError) as error:
+        model = _model_from_plans(_resolved(plans["configurations"], name))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder}: plans.json does not describe a known architecture ({error!r})") from error
     return model, drop_aliases(content["network_weights"], checkpoints[0])
 
@@ -172,6 +186,13 @@ def _original(name: str) -> str:
     """The name that an alias stands for: module 0 of a block is its convolution, module 1 its normalization."""
     name = name.removeprefix("decoder.") if name.startswith("decoder.encoder.") else name
     return name.replace(".all_modules.0.", ".conv.").replace(".all_modules.1.", ".norm.")
+
+
+def _resolved(configurations: dict[str, dict], name: str) -> dict:
+    """A configuration with what it inherits; the published one differs from its parent by the batch size only."""
+    configuration = configurations[name]
+    parent = configuration.get("inherits_from")
+    return configuration if parent is None else _resolved(configurations, parent) | configuration
 
 
 def _model_from_plans(configuration: dict) -> ModelConfig:

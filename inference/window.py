@@ -166,8 +166,10 @@ def window_for(
     positions = [Box(click.position, click.position) for click in prompts.clicks]
     if prompts.box is not None:
         window = Window.around(prompts.box, patch, keep_proportions)
-        outside = [position for position in positions if not window.box.contains(position.lower)]
-        return Window.around(_union([prompts.box, *outside]), patch, keep_proportions) if outside else window
+        if all(window.box.contains(click.position) for click in prompts.clicks):
+            return window
+        # All clicks, not only those outside: the wider window has another centre.
+        return Window.around(_union([prompts.box, *positions]), patch, keep_proportions)
     known = positions + ([previous] if previous is not None else [])
     return Window.around(_union(known) if known else central_third(shape), patch, keep_proportions)
 
