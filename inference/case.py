@@ -218,7 +218,9 @@ def _read_array(archive: zipfile.ZipFile, key: str, limit: int = MAX_VOLUME_BYTE
             if version != (1, 0):
                 raise ValueError(f"array format {version}")
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
-        except ValueError as error:
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error):
+            raise
+        except Exception as error:  # A broken header raises whatever its bytes happen to spell.
             raise CaseError(f"key '{key}' has a broken array header ({_one_line(error)})") from error
         if dtype.hasobject:
             if info.file_size > MAX_PROMPT_BYTES:
@@ -300,8 +302,10 @@ class _Array(np.ndarray):
         super().__setstate__((1, shape, stand_in.dtype, fortran, content))
 
 
-def _empty_array(*_: Any) -> _Array:
+def _empty_array(_: type, shape: tuple, *__: Any) -> _Array:
     """Stands in for ``_reconstruct``: what numpy's pickles begin an array with, to be filled by its state."""
+    if shape != (0,):
+        raise CaseError("refused an array that does not start empty; expected arrays pickled by numpy")
     return np.ndarray.__new__(_Array, (0,), "b")
 
 
