@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
 from evaluation.baselines import BASELINES
 from evaluation.cases import list_cases
 from evaluation.contestants import Command, Contestant, DockerImage, InProcess
@@ -16,6 +20,9 @@ from evaluation.report import write_report
 from evaluation.results import RUNS, ResultsFolder
 from evaluation.table import write_csv
 from inference.case import Case, CaseError
+from inference.checkpoint import CheckpointError
+from inference.deadline import Deadline
+from inference.segmenter import load_segmenter, segment_case
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.action(options)
-    except (CaseError, OSError) as error:
+    except (CaseError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -107,18 +114,24 @@ def _contestant(options: argparse.Namespace) -> Contestant:
     if options.image:
         tagged = options.image if ":" in options.image.rsplit("/", 1)[-1] else f"{options.image}:latest"
         return DockerImage(options.name or "image", tagged, _image_id(tagged))
-    # Only here, since nothing else needs the network.
-    from inference.deadline import Deadline
-    from inference.segmenter import load_segmenter, segment_case
-
     segmenter = load_segmenter(options.weights, options.device)
 
-    def segment(case: Case):
+    def segment(case: Case) -> NDArray[np.uint8]:
         seconds = options.seconds_per_class * len(case.objects) / RUNS
-        return segment_case(case, segmenter, Deadline(seconds))
+        return segment_case(case, segmenter, Deadline(seconds), say=tqdm.write)
 
-    checksum = hashlib.sha256(options.weights.read_bytes()).hexdigest()
-    return InProcess(options.name or "segfm3d", {"weights": checksum}, segment)
+    return InProcess(options.name or "segfm3d", {"weights": _checksum(options.weights)}, segment)
+
+
+def _checksum(weights: Path) -> str:
+    """Return the SHA-256 of a file of weights, or of the files of a folder, so that results of others are not mixed."""
+    files = sorted(weights.rglob("*")) if weights.is_dir() else [weights]
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _image_id(image: str) -> str:

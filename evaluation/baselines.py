@@ -20,7 +20,7 @@ WALKER_EDGE = 48
 WALKER_BETA = 400.0
 """How hard an edge of the image is to cross (scikit-image's `beta`, on intensities scaled to [0, 1])."""
 
-CORE = 0.45
+CORE = 0.65
 """Semi-axes of the ellipsoid that is taken as surely inside, as a part of those inscribed in the box."""
 
 CLICK_RADIUS = 2.5

@@ -126,9 +126,7 @@ def running_times(contestants: Sequence[Measured]) -> str:
             xscale="log", xlim=(min(lowest / 1.5, 0.05), max(highest * 1.5, 2.0)), ylim=(len(contestants) - 0.5, -0.5)
         )
         axis.set_yticks(range(len(contestants)), [contestant.name for contestant in contestants], color=INK)
-        axis.xaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:.3g}".rstrip(".") if value < 0.01 else f"{value:.0%}")
-        )
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         axis.set_xlabel("running time of all runs of a case, as a part of the limit (logarithmic)")
         axis.grid(axis="y", visible=False)
         return _svg(figure)

@@ -24,6 +24,7 @@ MARGIN = 0.2
 FILL = 0.38
 
 PANEL_INCHES = 2.0
+TITLE_INCHES = 0.2
 DPI = 130
 
 
@@ -55,7 +56,7 @@ def draw_case(case: EvaluationCase, result: CaseResult, segmentations: NDArray[n
     aspect = case.spacing[1] / case.spacing[2]
     height = (rows.stop - rows.start) * aspect / (columns.stop - columns.start)
     panels = _panels(result, segmentations)
-    figure = Figure(figsize=(PANEL_INCHES * len(panels), PANEL_INCHES * height + 0.32), dpi=DPI)
+    figure = Figure(figsize=(PANEL_INCHES * len(panels), PANEL_INCHES * height + TITLE_INCHES), dpi=DPI)
     lowest, highest = np.percentile(case.image[depth, rows, columns], (0.5, 99.5))
     for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axis.imshow(case.image[depth], cmap="gray", vmin=lowest, vmax=max(highest, lowest + 1), aspect=aspect)
@@ -69,7 +70,7 @@ def draw_case(case: EvaluationCase, result: CaseResult, segmentations: NDArray[n
         )
         axis.set_title(panel.title, fontsize=8, loc="left", pad=3, color="#1d2733")
         axis.spines[:].set_visible(False)
-    figure.subplots_adjust(left=0, right=1, bottom=0, top=1 - 0.3 / figure.get_figheight(), wspace=0.03)
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=1 - TITLE_INCHES / figure.get_figheight(), wspace=0.03)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="webp", facecolor="white", pil_kwargs={"quality": 82})
     return buffer.getvalue()
@@ -138,18 +139,9 @@ def _draw_clicks(axis: Axes, clicks: tuple[tuple[PlacedClick, ...], ...], depth:
     for (z, y, x), positive in (click for made in clicks for click in made):
         colour = FOREGROUND_CLICK if positive else BACKGROUND_CLICK
         if z == depth:
-            axis.plot(
-                x, y, "o", markersize=6.5, color=colour, markeredgecolor="black", markeredgewidth=0.7, clip_on=True
-            )
-            axis.plot(x, y, "+" if positive else "_", markersize=4.2, color="black", markeredgewidth=1.0, clip_on=True)
+            axis.plot(x, y, "o", markersize=7, color=colour, markeredgecolor="black", markeredgewidth=0.7)
+            axis.plot(x, y, "+" if positive else "_", markersize=4.5, color="black", markeredgewidth=1.0)
         else:
-            axis.plot(
-                x,
-                y,
-                "o",
-                markersize=3.2,
-                markerfacecolor="none",
-                markeredgecolor=colour,
-                markeredgewidth=0.8,
-                alpha=0.9,
-            )
+            # Dark below, coloured above: seen on any background.
+            axis.plot(x, y, "o", markersize=4.4, fillstyle="none", color="black", markeredgewidth=2.2, alpha=0.6)
+            axis.plot(x, y, "o", markersize=4.4, fillstyle="none", color=colour, markeredgewidth=1.2)

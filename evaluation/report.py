@@ -109,9 +109,10 @@ def _pictures(folder: ResultsFolder, contestant: Measured, cases: Path, truths: 
     return pictures
 
 
-def best_of(group: TableGroup, score: str) -> float:
-    """Return the highest of a score among the measured rows of a group."""
-    return max((getattr(row.scores, score) for row in group.rows if row.cases is not None), default=float("nan"))
+def best_of(group: TableGroup, score: str) -> float | None:
+    """Return the highest of a score among the measured rows of a group; `None` if there is nothing to compare."""
+    values = [getattr(row.scores, score) for row in group.rows if row.cases is not None]
+    return max(values) if len(values) > 1 else None
 
 
 def _environment() -> Environment:

@@ -1,0 +1,1 @@
+"""Measurements: speed, memory, size, and agreement with the organizers, one command each."""
