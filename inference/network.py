@@ -131,7 +131,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder's tensors -> (N, 2, D, H, W). ``seg_layers`` but the last are deep supervision, kept and not run."""
+    """The encoder's tensors -> features (N, features[0], D, H, W).
+
+    ``seg_layers`` are the heads of each stage; all but the last are deep supervision, kept for checkpoints and not run.
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -146,7 +149,7 @@ class Decoder(nn.Module):
         x = skips[-1]
         for upsample, stage, skip in zip(self.transpconvs, self.stages, skips[-2::-1]):
             x = stage(torch.cat((upsample(x), skip), dim=1))
-        return self.seg_layers[-1](x)
+        return x
 
 
 class ResidualEncoderUNet(nn.Module):
@@ -162,26 +165,24 @@ class ResidualEncoderUNet(nn.Module):
         self.decoder = Decoder(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.encoder(x))
+        return self.decoder.seg_layers[-1](self.decoder(self.encoder(x)))
 
 
 class LogOddsUNet(nn.Module):
     """The network as inference runs it: both heads folded into one, (N, 8, D, H, W) -> log-odds (N, 1, D, H, W).
 
-    Shares its parameters with ``network`` but for the folded head, which is head 1 − head 0.
+    Shares the parameters of ``network`` but for the folded head, which is head 1 − head 0.
     """
 
     def __init__(self, network: ResidualEncoderUNet) -> None:
         super().__init__()
-        self.config = network.config
         self.encoder = network.encoder
         self.decoder = network.decoder
         heads = network.decoder.seg_layers[-1]
-        folded = nn.Conv3d(heads.in_channels, 1, 1, device=heads.weight.device, dtype=heads.weight.dtype)
+        self.head = nn.Conv3d(heads.in_channels, 1, 1, device=heads.weight.device, dtype=heads.weight.dtype)
         with torch.no_grad():
-            folded.weight.copy_(heads.weight[1:] - heads.weight[:1])
-            folded.bias.copy_(heads.bias[1:] - heads.bias[:1])
-        self.decoder.seg_layers = nn.ModuleList([folded])
+            self.head.weight.copy_(heads.weight[1:] - heads.weight[:1])
+            self.head.bias.copy_(heads.bias[1:] - heads.bias[:1])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.encoder(x))
+        return self.head(self.decoder(self.encoder(x)))

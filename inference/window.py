@@ -118,6 +118,22 @@ class Window:
         local = Window(tuple(s - lower for s, lower in zip(self.start, inside.lower)), self.size, self.patch)
         return local.crop((labels[inside.slices] == label).to(torch.uint8))
 
+    def crop_nearest(self, labels: Tensor) -> Tensor:
+        """All labels in the window, each voxel of the patch that of the voxel at its centre; 0 outside the image.
+
+        Args:
+            labels: (D, H, W), an integer dtype.
+        """
+        patch = torch.zeros(self.patch, dtype=labels.dtype, device=labels.device)
+        indices, targets = [], []
+        for start, size, extent, n in zip(self.start, self.size, self.patch, labels.shape):
+            index = start + torch.div((torch.arange(extent) * 2 + 1) * size, 2 * extent, rounding_mode="floor")
+            target = ((index >= 0) & (index < n)).nonzero().ravel()
+            indices.append(index[target].to(labels.device))
+            targets.append(target.to(labels.device))
+        patch[torch.meshgrid(*targets, indexing="ij")] = labels[torch.meshgrid(*indices, indexing="ij")]
+        return patch
+
     def paste(self, patch: Tensor, shape: Voxel) -> Iterator[tuple[Box, Tensor]]:
         """The patch's values, resampled to the image's voxels, in slabs of the part inside an image of ``shape``.
 

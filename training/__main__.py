@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,48 +11,95 @@ from pathlib import Path
 import torch
 
 from inference import checkpoint
-from training.config import CONFIGS
-from training.dataset import load_volumes
-from training.loop import train
+from inference.case import CaseError
+from training.config import CONFIGS, TrainingConfig
+from training.dataset import Volume, load_volumes
+from training.loop import Run, train
+from training.pieces import split
+from training.validation import load_cases
+
+
+def parser() -> argparse.ArgumentParser:
+    """The settings of a run."""
+    cores = os.cpu_count() or 1
+    parser = argparse.ArgumentParser(
+        prog="python -m training",
+        description="Trains weights on a folder of labelled cases (*.npz with imgs and gts). Goes on where it stopped.",
+        epilog="Several GPUs: torchrun --nproc-per-node N -m training …",
+    )
+    parser.add_argument("--config", choices=sorted(CONFIGS), default="default", help="what to train")
+    parser.add_argument("--data", type=Path, required=True, help="folder of *.npz with imgs and gts")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, weights, log and curves")
+    parser.add_argument("--init", type=Path, help="weights to begin with: our file or an nnInteractive folder")
+    parser.add_argument("--validation", type=Path, help="folder of *.npz with imgs, gts and boxes, never trained on")
+    parser.add_argument("--validate-every", type=int, default=500, metavar="STEPS")
+    parser.add_argument("--steps", type=int, help="steps of the optimizer (default: from the configuration's epochs)")
+    parser.add_argument("--patch", type=int, help="edge of the patch in voxels (default: the configuration's)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    parser.add_argument("--workers", type=int, default=min(max(cores - 1, 1), 12), help="processes that draw samples")
+    parser.add_argument("--no-mixed-precision", action="store_true", help="compute in float32 throughout")
+    parser.add_argument("--checkpoint-every", type=float, default=120, metavar="SECONDS")
+    parser.add_argument(
+        "--pieces", type=float, metavar="MB", help="also write the weights in pieces of at most so many MB"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="8 volumes, 6 steps, a small patch: does everything once, in a minute"
+    )
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Trains weights on a folder of labelled cases (imgs, gts, spacing)."""
-    parser = argparse.ArgumentParser(prog="python -m training", description=main.__doc__)
-    parser.add_argument("--config", choices=sorted(CONFIGS), default="default", help="what to train (default: default)")
-    parser.add_argument("--data", type=Path, required=True, help="folder of *.npz with imgs and gts")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log; resumed if it has any")
-    parser.add_argument("--steps", type=int, help="steps of the optimizer (default: the configuration's)")
-    parser.add_argument("--patch", type=int, help="edge of the patch in voxels (default: the configuration's)")
-    parser.add_argument("--init", type=Path, help="weights to begin with: our file or an nnInteractive folder")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--no-mixed-precision", action="store_true", help="compute in float32 throughout")
-    parser.add_argument("--checkpoint-every", type=float, default=120, metavar="SECONDS")
-    options = parser.parse_args(arguments)
-    config = CONFIGS[options.config]
-    if options.steps is not None:
-        config = replace(config, steps=options.steps)
-    if options.patch is not None:
-        config = replace(config, model=replace(config.model, patch=(options.patch,) * 3))
+    """Trains; errors of use end it with one line and exit code 1."""
+    options = parser().parse_args(arguments)
     try:
+        config = _config(options)
+        volumes = load_volumes(options.data, at_most=8 if options.dry_run else None)
+        validation = tuple(load_cases(options.validation)) if options.validation else ()
         initial = checkpoint.load(options.init)[0].state_dict() if options.init else None
-        volumes = load_volumes(options.data)
-    except (OSError, checkpoint.CheckpointError) as error:
+    except (OSError, ValueError, CaseError, checkpoint.CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    train(
-        config,
-        volumes,
-        options.out,
-        initial=initial,
+    run = Run(
+        out=options.out,
+        steps=6 if options.dry_run else options.steps or _steps(config, volumes),
+        device=_device(options.device),
         seed=options.seed,
-        device=torch.device(options.device),
         mixed_precision=not options.no_mixed_precision,
+        workers=options.workers,
         checkpoint_every=options.checkpoint_every,
+        validation=validation[:2] if options.dry_run else validation,
+        validate_every=options.validate_every,
     )
-    print(f"{options.out / 'weights.pt'}: done")
+    train(config, volumes, run, initial)
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{options.out / 'weights.pt'}: {run.steps} steps; curves in {options.out / 'curves.png'}")
+        if options.pieces:
+            for piece in split(options.out / "weights.pt", options.pieces):
+                print(piece)
     return 0
+
+
+def _config(options: argparse.Namespace) -> TrainingConfig:
+    config = CONFIGS[options.config]
+    # Three voxels in the lowest stage: with two, oneDNN's bfloat16 gradients are not always finite.
+    edge = options.patch or (3 * config.model.network.stride if options.dry_run else None)
+    if edge is None:
+        return config
+    return replace(config, model=replace(config.model, patch=(edge, edge, edge)))
+
+
+def _steps(config: TrainingConfig, volumes: list[Volume]) -> int:
+    return config.steps(len(volumes), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 if __name__ == "__main__":

@@ -5,21 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from inference.checkpoint import ModelConfig
-from inference.network import NetworkConfig
+from inference.network import FULL, NetworkConfig
 from inference.prompts import PAPER_STYLE
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which sample is drawn, and how it is prompted.
+    """Which samples are drawn, and how they are prompted.
 
     Args:
-        clicks: probability of 0, 1, 2, … simulated clicks.
+        clicks: probability of 0, 1, 2, … rounds of prediction and simulated click (equation 5), a draw a batch.
         no_box: share of samples without a box; their first click comes before any prediction.
         no_prompt: share of samples with neither box nor first click.
-        modalities: relative frequency of each modality, by the prefix of a case's name.
+        modalities: relative frequency of each modality, by the first word of a case's name, balanced over sources
+            within it; empty for all files alike.
         perfect_window: share of windows placed just as inference places them; the others are shifted and scaled.
-        augment: whether images are flipped, turned and changed in their intensities.
+        augment: whether samples are flipped, turned and changed in their intensities.
+        synthetic: share of real samples whose image is made anew from the label map (:mod:`training.synthesis`).
+        random_shapes: share of samples that are a random blob in a random texture.
     """
 
     clicks: tuple[float, ...]
@@ -28,6 +31,8 @@ class Sampling:
     modalities: tuple[tuple[str, float], ...]
     perfect_window: float
     augment: bool
+    synthetic: float
+    random_shapes: float
 
 
 @dataclass(frozen=True)
@@ -37,27 +42,57 @@ class TrainingConfig:
     Args:
         model: network, patch and prompt style.
         sampling: what the network is shown.
-        batch: samples a forward.
+        batch: samples a forward, in each process.
         accumulate: forwards a step of the optimizer.
+        epochs: of as many samples as there are volumes.
         learning_rate: of AdamW, reached after ``warmup`` steps.
         final_learning_rate: reached on a cosine at the last step; equal to ``learning_rate`` for a constant one.
-        steps: of the optimizer.
-        clip: largest norm of the gradient.
-        ema: decay of the running average of the weights, which is what is shipped; 0 ships the weights themselves.
+        warmup: steps.
+        weight_decay: of AdamW.
+        clip: largest norm of the gradient; infinite for none.
+        average: decay of the running average of the weights, which is what is shipped; 0 ships the weights themselves.
     """
 
     model: ModelConfig
     sampling: Sampling
     batch: int
     accumulate: int
+    epochs: float
     learning_rate: float
     final_learning_rate: float
     warmup: int
-    steps: int
     weight_decay: float
     clip: float
-    ema: float
+    average: float
 
+    def steps(self, volumes: int, processes: int = 1) -> int:
+        """Steps of the optimizer for that many volumes."""
+        return max(round(self.epochs * volumes / (self.batch * self.accumulate * processes)), 1)
+
+
+PAPER = TrainingConfig(
+    model=ModelConfig(network=FULL, patch=(192, 192, 192), style=PAPER_STYLE, keep_proportions=True),
+    sampling=Sampling(
+        clicks=(0.5, 0.5),
+        no_box=0.0,
+        no_prompt=0.0,
+        modalities=(),
+        perfect_window=1.0,
+        augment=False,
+        synthetic=0.0,
+        random_shapes=0.0,
+    ),
+    batch=2,
+    accumulate=8,
+    epochs=25,
+    learning_rate=1e-4,
+    final_learning_rate=1e-4,
+    warmup=0,
+    weight_decay=1e-2,
+    clip=float("inf"),
+    average=0.0,
+)
+"""The paper (sections 2.3 to 2.6 and 3.2, table 2), to be begun from nnInteractive v1.0 weights."""
 
 DEFAULT = TrainingConfig(
     model=ModelConfig(
@@ -73,17 +108,19 @@ DEFAULT = TrainingConfig(
         modalities=(("CT", 1.0), ("MR", 2.0), ("PET", 1.0), ("US", 0.7), ("Microscopy", 1.0)),
         perfect_window=0.5,
         augment=True,
+        synthetic=0.1,
+        random_shapes=0.05,
     ),
     batch=4,
     accumulate=1,
+    epochs=65,
     learning_rate=1e-3,
     final_learning_rate=1e-5,
     warmup=100,
-    steps=6000,
     weight_decay=1e-2,
     clip=1.0,
-    ema=0.998,
+    average=0.998,
 )
 """The embedded weights: a network that two CPU cores run in a second."""
 
-CONFIGS = {"default": DEFAULT}
+CONFIGS = {"default": DEFAULT, "paper": PAPER}

@@ -65,13 +65,13 @@ def load_volume(path: Path) -> Volume:
     )
 
 
-def load_volumes(folder: Path) -> list[Volume]:
-    """Reads all ``*.npz`` of a folder. A broken file is named on stderr, skipped and counted.
+def load_volumes(folder: Path, at_most: int | None = None) -> list[Volume]:
+    """Reads the ``*.npz`` of a folder, all or the first few. A broken file is named on stderr, skipped and counted.
 
     Raises:
         FileNotFoundError: no usable case in the folder.
     """
-    paths = sorted(folder.glob("*.npz"))
+    paths = sorted(folder.glob("*.npz"))[:at_most]
     volumes, broken = [], 0
 
     def attempt(path: Path) -> Volume | CaseError:

@@ -2,60 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evaluation.simulated_user import click_from_error
 from inference.case import Click
 from inference.prompts import CLICK, CLICK_NEGATIVE, PREVIOUS, PromptStyle, draw_clicks
 from inference.window import Window
+from training.stream import Batch
 
 
 def log_odds(logits: Tensor) -> Tensor:
-    """Two heads (N, 2, D, H, W) -> (N, D, H, W); the paper's p is its sigmoid."""
-    return (logits[:, 1] - logits[:, 0]).float()
+    """Two heads (N, 2, D, H, W) -> float32 (N, D, H, W); the paper's p is its sigmoid."""
+    return logits[:, 1].float() - logits[:, 0].float()
 
 
-def simulate(
-    network: nn.Module, channels: Tensor, truth: Tensor, first_click: list[bool], clicks: int, style: PromptStyle
-) -> Tensor:
-    """Lets the simulated user click on what the network makes of the samples so far (equations 5 to 10).
+def simulate(network: Callable[[Tensor], Tensor], batch: Batch, clicks: int, style: PromptStyle) -> Tensor:
+    """Lets the simulated user click on what the network makes of the samples (equations 5 to 10).
 
-    The predictions are thresholded and detached; each becomes the previous mask of the next.
-
-    Args:
-        channels: (N, 8, D, H, W), changed in place.
-        truth: (N, D, H, W) bool.
-        first_click: a sample, whether its first click comes before any prediction.
-        clicks: rounds of prediction and click.
+    A sample whose ``first_click`` is set gets one on its truth before any prediction, as in the challenge's runs
+    without a box. Then, ``clicks`` times, every sample gets a click on the thresholded, detached prediction, which
+    becomes its previous mask.
 
     Returns:
-        channels, with previous masks and clicks drawn.
+        (N, 8, D, H, W): the batch's channels with previous masks and clicks drawn. The batch is not changed.
     """
-    made: list[list[Click]] = [[] for _ in range(len(truth))]
-    prediction = torch.zeros_like(truth)
-    _click(channels, prediction, truth, made, style, only=first_click)
+    channels = batch.channels.clone()
+    made: list[list[Click]] = [[] for _ in batch.truth]
+    nothing = torch.zeros_like(batch.truth)
+    _click(channels, nothing, batch.truth, made, style, wanted=batch.first_click.tolist())
     for _ in range(clicks):
-        # A sample without a box has had its first click; the evaluator shows it no prediction between.
         with torch.no_grad():
             prediction = log_odds(network(channels)) > 0
         channels[:, PREVIOUS] = prediction
-        _click(channels, prediction, truth, made, style, only=[True] * len(truth))
+        _click(channels, prediction, batch.truth, made, style, wanted=[True] * len(made))
     return channels
 
 
 def _click(
-    channels: Tensor, prediction: Tensor, truth: Tensor, made: list[list[Click]], style: PromptStyle, only: list[bool]
+    channels: Tensor, prediction: Tensor, truth: Tensor, made: list[list[Click]], style: PromptStyle, wanted: list[bool]
 ) -> None:
+    """Adds a click to each wanted sample, drawn by the code that inference draws with."""
     patch = tuple(truth.shape[1:])
-    here = Window((0, 0, 0), patch, patch)
-    for index, (wanted, clicks) in enumerate(zip(only, made)):
-        if not wanted:
-            continue
-        click = click_from_error(prediction[index].cpu().numpy(), truth[index].cpu().numpy())
+    whole = Window((0, 0, 0), patch, patch)
+    predicted, true = prediction.cpu().numpy(), truth.cpu().numpy()
+    for index, clicks in enumerate(made):
+        click = click_from_error(predicted[index], true[index]) if wanted[index] else None
         if click is None:
             continue
         clicks.append(Click(*click))
-        channels[index, CLICK] = 0
-        channels[index, CLICK_NEGATIVE] = 0
-        draw_clicks(channels[index, CLICK], channels[index, CLICK_NEGATIVE], tuple(clicks), here, style)
+        drawn = torch.zeros((2, *patch))
+        draw_clicks(drawn[0], drawn[1], tuple(clicks), whole, style)
+        channels[index, [CLICK, CLICK_NEGATIVE]] = drawn.to(channels.device)

@@ -3,188 +3,223 @@
 from __future__ import annotations
 
 import copy
-import csv
 import math
+import os
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from evaluation.cases import EvaluationCase
 from inference import checkpoint
 from inference.atomic import replacing
 from inference.network import ResidualEncoderUNet
 from training.config import TrainingConfig
 from training.dataset import Volume
 from training.interaction import log_odds, simulate
+from training.log import Log, draw_curves
 from training.loss import dice_loss, segmentation_loss
-from training.sample import Sample, Sampler
+from training.stream import Step, Steps, stream
+from training.validation import validate
 
-LOG_FIELDS = ("step", "samples", "seconds", "loss", "dice", "learning_rate", "skipped")
+
+@dataclass(frozen=True)
+class Run:
+    """How and where a run is carried out; nothing here changes what is learnt, but for ``seed``.
+
+    Args:
+        out: folder for ``last.pt`` (all that a resumed run needs), ``weights.pt`` (what inference reads), ``best.pt``
+            (the same, of the step that validated best), ``log.csv`` and ``curves.png``.
+        steps: of the optimizer, in all.
+        device: where the network is.
+        mixed_precision: float16 on a GPU, bfloat16 on a CPU.
+        workers: processes that draw samples ahead; 0 for none.
+        checkpoint_every: seconds.
+        validation: cases to validate on; none for no validation.
+        validate_every: steps.
+    """
+
+    out: Path
+    steps: int
+    device: torch.device
+    seed: int = 0
+    mixed_precision: bool = True
+    workers: int = 1
+    checkpoint_every: float = 120.0
+    validation: tuple[EvaluationCase, ...] = ()
+    validate_every: int = 500
 
 
-def learning_rate(config: TrainingConfig, step: int) -> float:
+@dataclass
+class State:
+    """All that changes while training, and that a checkpoint holds."""
+
+    network: ResidualEncoderUNet
+    average: ResidualEncoderUNet
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    best: float = 0.0
+
+    def save(self, path: Path) -> None:
+        modules = ("network", "average", "optimizer", "scaler")
+        values = {name: getattr(self, name) for name in ("step", "seconds", "skipped", "best")}
+        with replacing(path) as unfinished:
+            torch.save(values | {name: getattr(self, name).state_dict() for name in modules}, unfinished)
+
+    def load(self, path: Path, device: torch.device) -> None:
+        for name, value in torch.load(path, map_location=device, weights_only=True).items():
+            if name in ("step", "seconds", "skipped", "best"):
+                setattr(self, name, value)
+            else:
+                getattr(self, name).load_state_dict(value)
+
+
+def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
     """Linear warm-up, then a cosine from ``learning_rate`` to ``final_learning_rate``."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
-    progress = min((step - config.warmup) / max(config.steps - config.warmup, 1), 1.0)
+    progress = min((step - config.warmup) / max(steps - config.warmup, 1), 1.0)
     span = config.learning_rate - config.final_learning_rate
     return config.final_learning_rate + span * (1 + math.cos(math.pi * progress)) / 2
 
 
 def train(
-    config: TrainingConfig,
-    volumes: list[Volume],
-    out: Path,
-    *,
-    initial: dict[str, Tensor] | None,
-    seed: int,
-    device: torch.device,
-    mixed_precision: bool,
-    checkpoint_every: float,
-) -> nn.Module:
+    config: TrainingConfig, volumes: list[Volume], run: Run, initial: dict[str, Tensor] | None = None
+) -> ResidualEncoderUNet:
     """Trains from ``initial`` or from scratch, or goes on from ``out/last.pt`` where there is one.
 
-    Writes ``out/last.pt`` (all that a resumed run needs), ``out/weights.pt`` (what inference reads: the averaged
-    weights in half precision) and ``out/log.csv``.
+    Under ``torchrun`` each process draws its share of every step.
 
-    Args:
-        checkpoint_every: seconds between checkpoints.
+    Returns:
+        the weights to ship: the running average, or the weights themselves if none is kept.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    network = ResidualEncoderUNet(config.model.network).to(device)
-    if initial is not None:
-        network.load_state_dict(initial)
-    average = copy.deepcopy(network).requires_grad_(False)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    first, seconds_before, skipped = 0, 0.0, 0
-    if (out / "last.pt").exists():
-        state = torch.load(out / "last.pt", map_location=device, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, seconds_before, skipped = state["step"], state["seconds"], state["skipped"]
-        print(f"{out / 'last.pt'}: resumed at step {first}")
-    autocast = (
-        (lambda: torch.autocast(device.type, torch.bfloat16 if device.type == "cpu" else torch.float16))
-        if mixed_precision
-        else nullcontext
-    )
-    scaler = torch.amp.GradScaler(enabled=mixed_precision and device.type == "cuda")
-    per_step = config.batch * config.accumulate
-    # A resumed run draws what an uninterrupted one would: each step has a generator of its own.
-    stream = _prefetched(volumes, config, seed, first)
-    began = saved = time.monotonic()
-    moving = None
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    torch.manual_seed(run.seed)
+    state = begin(config, run, initial)
+    forward = _parallel(state.network, run.device) if processes > 1 else state.network
+    samples = config.batch * config.accumulate * processes
+    source = stream(Steps(volumes, config, run.seed, rank, processes), state.step, run.steps, run.workers, run.device)
+    clock = _Clock(state.seconds)
     bar = tqdm(
-        range(first, config.steps), initial=first, total=config.steps, desc="training", unit="step", disable=None
+        source, desc="training", unit="step", initial=state.step, total=run.steps, disable=None if rank == 0 else True
     )
-    with _log(out / "log.csv", first) as log:
-        for step in bar:
-            samples, clicks = next(stream)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step)
-            optimizer.zero_grad(set_to_none=True)
-            losses, dices = [], []
-            for begin in range(0, per_step, config.batch):
-                batch = samples[begin : begin + config.batch]
-                channels = torch.stack([sample.channels for sample in batch]).to(device)
-                truth = torch.stack([sample.truth for sample in batch]).to(device)
-                with autocast():
-                    simulate(network, channels, truth, [s.first_click for s in batch], clicks, config.model.style)
-                    odds = log_odds(network(channels))
-                loss = segmentation_loss(odds, truth.float())
-                scaler.scale(loss / config.accumulate).backward()
-                losses.append(float(loss.detach()))
-                dices.append(1 - float(dice_loss(odds.detach(), truth.float()).mean()))
-            scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-            if torch.isfinite(norm):
-                scaler.step(optimizer)
-                _average(average, network, min(config.ema, (step + 1) / (step + 10)))
-            else:
-                skipped += 1
-            scaler.update()
-            dice = float(np.mean(dices))
+    moving = None
+    with Log(run.out / "log.csv", state.step) if rank == 0 else nullcontext() as log:
+        for drawn in bar:
+            rate = learning_rate(config, state.step, run.steps)
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate
+            loss, dice = accumulate(forward, state, drawn, config, run)
+            update(state, config)
+            state.step += 1
             moving = dice if moving is None else 0.98 * moving + 0.02 * dice
             bar.set_postfix(dice=f"{moving:.3f}", refresh=False)
-            now = time.monotonic()
-            row = (step + 1, (step + 1) * per_step, seconds_before + now - began, np.mean(losses), dice)
-            log.writerow([*row, optimizer.param_groups[0]["lr"], skipped])
-            if now - saved > checkpoint_every or step + 1 == config.steps:
-                saved = now
-                _save(out, network, average, optimizer, config, step + 1, seconds_before + now - began, skipped)
-    return average
+            if rank != 0:
+                continue
+            row = {"step": state.step, "samples": state.step * samples, "loss": loss, "dice": dice}
+            last = state.step == run.steps
+            if run.validation and (last or state.step % run.validate_every == 0):
+                row |= _validated(state, config, run)
+            state.seconds = clock.total()
+            log.write(row | {"seconds": state.seconds, "learning_rate": rate, "skipped": state.skipped})
+            if last or clock.due(run.checkpoint_every):
+                state.save(run.out / "last.pt")
+                checkpoint.save(run.out / "weights.pt", config.model, state.average.state_dict(), torch.float16)
+                draw_curves(run.out / "log.csv", run.out / "curves.png")
+    return state.average
 
 
-def _average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    with torch.no_grad():
-        for mean, value in zip(average.parameters(), network.parameters()):
-            mean.lerp_(value, 1 - decay)
+def begin(config: TrainingConfig, run: Run, initial: dict[str, Tensor] | None) -> State:
+    """A run's state at its start, or where its last checkpoint left it."""
+    run.out.mkdir(parents=True, exist_ok=True)
+    network = ResidualEncoderUNet(config.model.network).to(run.device)
+    if initial is not None:
+        network.load_state_dict(initial)
+    average = copy.deepcopy(network).requires_grad_(False) if config.average else network
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    scaler = torch.amp.GradScaler(run.device.type, enabled=run.mixed_precision and run.device.type == "cuda")
+    state = State(network, average, optimizer, scaler)
+    if (run.out / "last.pt").exists():
+        state.load(run.out / "last.pt", run.device)
+        print(f"{run.out / 'last.pt'}: goes on at step {state.step}")
+    return state
 
 
-def _save(
-    out: Path,
-    network: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: TrainingConfig,
-    step: int,
-    seconds: float,
-    skipped: int,
-) -> None:
-    state: dict[str, object] = {"network": network.state_dict(), "average": average.state_dict()}
-    state |= {"optimizer": optimizer.state_dict(), "step": step, "seconds": seconds, "skipped": skipped}
-    with replacing(out / "last.pt") as unfinished:
-        torch.save(state, unfinished)
-    checkpoint.save(out / "weights.pt", config.model, average.state_dict(), torch.float16)
+def accumulate(forward: nn.Module, state: State, drawn: Step, config: TrainingConfig, run: Run) -> tuple[float, float]:
+    """Adds up the gradients of a step's batches; returns their mean loss and mean Dice."""
+    dtype = torch.float16 if run.device.type == "cuda" else torch.bfloat16
+    state.optimizer.zero_grad(set_to_none=True)
+    losses, dices = [], []
+    for index, batch in enumerate(drawn.batches):
+        batch = batch.to(run.device)
+        last = index + 1 == len(drawn.batches)
+        # Gradients travel between processes once a step, with the last batch.
+        unsynchronized = isinstance(forward, DistributedDataParallel) and not last
+        with forward.no_sync() if unsynchronized else nullcontext():
+            with torch.autocast(run.device.type, dtype, enabled=run.mixed_precision):
+                channels = simulate(state.network, batch, drawn.clicks, config.model.style)
+                odds = log_odds(forward(channels))
+            truth = batch.truth.float()
+            loss = segmentation_loss(odds, truth)
+            state.scaler.scale(loss / len(drawn.batches)).backward()
+        losses.append(loss.detach())
+        dices.append(1 - dice_loss(odds.detach(), truth).mean())
+    return float(torch.stack(losses).mean()), float(torch.stack(dices).mean())
 
 
-def _prefetched(
-    volumes: list[Volume], config: TrainingConfig, seed: int, first: int
-) -> Iterator[tuple[list[Sample], int]]:
-    """The samples of each step and its number of clicks, drawn one step ahead."""
-
-    def draw(step: int) -> tuple[list[Sample], int]:
-        sampler = Sampler(volumes, config, seed=hash((seed, step)) & 0x7FFFFFFF)
-        clicks = int(sampler.random.choice(len(config.sampling.clicks), p=config.sampling.clicks))
-        return [sampler.draw() for _ in range(config.batch * config.accumulate)], clicks
-
-    with ThreadPoolExecutor(1) as pool:
-        upcoming = pool.submit(draw, first)
-        for step in range(first, config.steps):
-            current, upcoming = upcoming, pool.submit(draw, step + 1)
-            yield current.result()
-
-
-class _log:
-    """A CSV file that a resumed run carries on: rows after the checkpoint are dropped, since they are run again."""
-
-    def __init__(self, path: Path, first: int) -> None:
-        kept = []
-        if first and path.exists():
-            with path.open(newline="") as file:
-                kept = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= first]
-        self.file = path.open("w", newline="", buffering=1)
-        writer = csv.writer(self.file)
-        writer.writerows([LOG_FIELDS, *kept])
-        self.writer = writer
-
-    def __enter__(self) -> csv.writer:
-        return self.writer
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
+def update(state: State, config: TrainingConfig) -> None:
+    """A step of the optimizer and of the running average; gradients that are not finite are skipped and counted."""
+    state.scaler.unscale_(state.optimizer)
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.clip)
+    if torch.isfinite(norm):
+        state.scaler.step(state.optimizer)
+        if config.average:
+            decay = min(config.average, (state.step + 1) / (state.step + 10))
+            with torch.no_grad():
+                for mean, value in zip(state.average.parameters(), state.network.parameters()):
+                    mean.lerp_(value, 1 - decay)
+    else:
+        state.skipped += 1
+    state.scaler.update()
 
 
-def log_rows(path: Path) -> dict[str, Tensor]:
-    """The log's columns by name."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: torch.tensor([float(row[name]) for row in rows]) for name in LOG_FIELDS}
+def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # The deep-supervision heads are not computed, so they have no gradient to wait for.
+    return DistributedDataParallel(network, find_unused_parameters=True)
+
+
+def _validated(state: State, config: TrainingConfig, run: Run) -> dict[str, float]:
+    """Validates the weights to ship, and keeps them as ``best.pt`` if they are."""
+    scores = validate(state.average, config.model, list(run.validation), run.device)
+    tqdm.write(f"step {state.step}: validation DSC {scores.dsc:.4f}, NSD {scores.nsd:.4f}")
+    if scores.mean > state.best:
+        state.best = scores.mean
+        checkpoint.save(run.out / "best.pt", config.model, state.average.state_dict(), torch.float16)
+    return {"validation_dsc": scores.dsc, "validation_nsd": scores.nsd}
+
+
+class _Clock:
+    """Seconds trained, those of earlier runs included, and whether a checkpoint is due."""
+
+    def __init__(self, before: float) -> None:
+        self._before = before
+        self._began = self._saved = time.monotonic()
+
+    def total(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    def due(self, every: float) -> bool:
+        if time.monotonic() - self._saved < every:
+            return False
+        self._saved = time.monotonic()
+        return True

@@ -9,13 +9,14 @@ import numpy as np
 from torch import Tensor
 
 from evaluation.simulated_user import box_from_mask, click_from_error
-from inference.case import Box, Click, ObjectPrompts
+from inference.case import Box, Click, ObjectPrompts, Voxel
 from inference.checkpoint import ModelConfig
-from inference.prompts import IMAGE, PromptStyle, encode
+from inference.prompts import IMAGE, encode
 from inference.window import Window, window_for
 from training.augment import change_intensities, flip_and_turn
-from training.config import TrainingConfig
+from training.config import Sampling, TrainingConfig
 from training.dataset import Volume
+from training.synthesis import random_shape, smooth_noise, synthesize
 
 
 @dataclass(frozen=True)
@@ -33,62 +34,68 @@ class Sample:
     first_click: bool
 
 
-class Sampler:
-    """Draws samples, balanced over modality, then source, then file, then object."""
-
-    def __init__(self, volumes: list[Volume], config: TrainingConfig, seed: int) -> None:
-        self.config = config
-        self.random = np.random.default_rng(seed)
-        weights = dict(config.sampling.modalities)
-        self.volumes = volumes
-        sources: dict[str, dict[str, list[int]]] = {}
-        for index, volume in enumerate(volumes):
-            sources.setdefault(volume.modality, {}).setdefault(volume.source, []).append(index)
-        total = sum(weights.get(modality, 0.0) for modality in sources)
-        self.probabilities = np.zeros(len(volumes))
-        for modality, by_source in sources.items():
-            # A source of a hundred files weighs as ten of one file: more, but not a hundred times more.
-            shares = {source: math.sqrt(len(files)) for source, files in by_source.items()}
-            for source, files in by_source.items():
-                share = weights.get(modality, 0.0) / total * shares[source] / sum(shares.values())
-                self.probabilities[files] = share / len(files)
-        self.probabilities /= self.probabilities.sum()
-
-    def draw(self) -> Sample:
-        volume = self.volumes[self.random.choice(len(self.volumes), p=self.probabilities)]
-        label = int(self.random.choice(list(volume.objects)))
-        return make_sample(volume, label, self.config, self.random)
+def file_probabilities(volumes: list[Volume], sampling: Sampling) -> np.ndarray:
+    """How often each volume is drawn: by modality, then source, then file; sums to 1."""
+    if not sampling.modalities:
+        return np.full(len(volumes), 1 / len(volumes))
+    weights = dict(sampling.modalities)
+    groups: dict[str, dict[str, list[int]]] = {}
+    for index, volume in enumerate(volumes):
+        groups.setdefault(volume.modality, {}).setdefault(volume.source, []).append(index)
+    probabilities = np.zeros(len(volumes))
+    for modality, sources in groups.items():
+        # A source of a hundred files weighs as ten of one file: more, but not a hundred times more.
+        shares = {source: math.sqrt(len(files)) for source, files in sources.items()}
+        for source, files in sources.items():
+            probabilities[files] = weights.get(modality, 0.0) * shares[source] / sum(shares.values()) / len(files)
+    if not probabilities.any():
+        raise ValueError(f"no volume of the modalities {', '.join(weights)}; found {', '.join(sorted(groups))}")
+    return probabilities / probabilities.sum()
 
 
 def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.random.Generator) -> Sample:
     """The sample of one object of a volume: box or none, window, crop, augmentation."""
-    sampling, patch, style = config.sampling, config.model.patch, config.model.style
-    extent = volume.objects[label]
-    shape = tuple(volume.labels.shape)
+    sampling, model = config.sampling, config.model
+    shape, extent = tuple(volume.labels.shape), volume.objects[label]
     prompts = ObjectPrompts(label)
     chance = random.random()
-    first_click = chance >= sampling.no_prompt
-    if chance >= sampling.no_prompt + sampling.no_box:
-        prompts, first_click = replace(prompts, box=_challenge_box(volume, label, extent, random)), False
-        window = window_for(prompts, shape, patch, config.model.keep_proportions)
+    has_box = chance >= sampling.no_box + sampling.no_prompt
+    if has_box:
+        prompts = replace(prompts, box=_challenge_box(volume, label, extent, random))
+        window = window_for(prompts, shape, model.patch, model.keep_proportions)
     else:
-        window = _window_without_box(volume, label, extent, config.model, random)
+        window = _window_without_box(volume, label, extent, model, random)
     if random.random() >= sampling.perfect_window:
         window = _disturbed(window, random)
-    sample = _crop(volume, label, prompts, window, style, first_click)
+    sample = crop(volume, prompts, window, model, first_click=sampling.no_prompt <= chance and not has_box)
+    if random.random() < sampling.synthetic:
+        sample.channels[IMAGE] = synthesize(sample.channels[IMAGE], window.crop_nearest(volume.labels), random)
     return _augmented(sample, random) if sampling.augment else sample
 
 
-def _crop(
-    volume: Volume, label: int, prompts: ObjectPrompts, window: Window, style: PromptStyle, first_click: bool
-) -> Sample:
-    channels = encode(volume.image.crop(window), None, prompts, window, style)
-    return Sample(channels, window.crop_label(volume.labels, label) > 0.5, first_click)
+def make_synthetic_sample(config: TrainingConfig, random: np.random.Generator) -> Sample:
+    """A random blob in a random texture: an anatomy that no data set holds."""
+    sampling, model = config.sampling, config.model
+    blob = random_shape(model.patch, random)
+    texture = smooth_noise(model.patch, int(random.integers(4, 12)), random)
+    occupied = blob.nonzero()
+    box = Box(tuple(occupied.amin(dim=0).tolist()), tuple(occupied.amax(dim=0).tolist()))
+    has_box = random.random() >= sampling.no_box
+    whole = Window((0, 0, 0), model.patch, model.patch)
+    prompts = ObjectPrompts(1, box=box if has_box else None)
+    channels = encode(synthesize(texture, blob.int(), random), None, prompts, whole, model.style)
+    return _augmented(Sample(channels, blob, first_click=not has_box), random)
+
+
+def crop(volume: Volume, prompts: ObjectPrompts, window: Window, model: ModelConfig, first_click: bool) -> Sample:
+    """The object of ``prompts.label`` in a window, prompted and encoded as inference does it."""
+    truth = window.crop_label(volume.labels, prompts.label) > 0.5
+    return Sample(encode(volume.image.crop(window), None, prompts, window, model.style), truth, first_click)
 
 
 def _challenge_box(volume: Volume, label: int, extent: Box, random: np.random.Generator) -> Box:
     """The box that the challenge would give: exact in z, from the middle slice and jittered in y and x."""
-    slices = (slice(extent.lower[0], extent.upper[0] + 1), slice(None), slice(None))
+    slices = (extent.slices[0], slice(None), slice(None))
     box = box_from_mask((volume.labels[slices] == label).numpy(), random)
     return Box(
         (box["z_min"] + extent.lower[0], box["z_mid_y_min"], box["z_mid_x_min"]),
@@ -100,16 +107,18 @@ def _window_without_box(
     volume: Volume, label: int, extent: Box, model: ModelConfig, random: np.random.Generator
 ) -> Window:
     """As inference sees an object without a box: around its first click, or around a rough previous mask."""
-    shape = tuple(volume.labels.shape)
     if random.random() < 0.5:
         mask = (volume.labels[extent.slices] == label).numpy()
         position, _ = click_from_error(np.zeros_like(mask), mask)
         click = Click(tuple(p + lower for p, lower in zip(position, extent.lower)), positive=True)
-        return window_for(ObjectPrompts(label, clicks=(click,)), shape, model.patch, model.keep_proportions)
-    grow = random.uniform(-0.25, 0.4, size=3)
-    lower = tuple(round(a - g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
-    upper = tuple(round(b + g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
-    return window_for(ObjectPrompts(label), shape, model.patch, model.keep_proportions, Box(lower, upper))
+        known, previous = ObjectPrompts(label, clicks=(click,)), None
+    else:
+        grow = random.uniform(-0.25, 0.4, size=3)
+        lower = tuple(round(a - g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
+        upper = tuple(round(b + g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
+        known, previous = ObjectPrompts(label), Box(lower, upper)
+    shape: Voxel = tuple(volume.labels.shape)
+    return window_for(known, shape, model.patch, model.keep_proportions, previous)
 
 
 def _disturbed(window: Window, random: np.random.Generator) -> Window:

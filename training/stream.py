@@ -1,0 +1,104 @@
+"""The stream of samples: the same with any number of workers or processes, from whatever step it is taken up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from training.config import TrainingConfig
+from training.dataset import Volume
+from training.sample import Sample, file_probabilities, make_sample, make_synthetic_sample
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward is given.
+
+    Args:
+        channels: (N, 8, D, H, W) float32.
+        truth: (N, D, H, W) bool.
+        first_click: (N,) bool, as in :class:`training.sample.Sample`.
+    """
+
+    channels: Tensor
+    truth: Tensor
+    first_click: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(self.channels.to(device, non_blocking=True), self.truth.to(device), self.first_click)
+
+    def pin_memory(self) -> Batch:
+        return Batch(self.channels.pin_memory(), self.truth.pin_memory(), self.first_click)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The batches of one step of the optimizer in one process, and the rounds of clicks that they get."""
+
+    batches: list[Batch]
+    clicks: int
+
+    def pin_memory(self) -> Step:
+        return Step([batch.pin_memory() for batch in self.batches], self.clicks)
+
+
+class Steps(Dataset[Step]):
+    """Step number -> :class:`Step`.
+
+    Every sample has a generator of its own, seeded by run, step and place in the step, so that two processes with a
+    batch of n draw what one with a batch of 2 n draws.
+    """
+
+    def __init__(self, volumes: list[Volume], config: TrainingConfig, seed: int, rank: int = 0, processes: int = 1):
+        self.volumes, self.config, self.seed = volumes, config, seed
+        self.rank, self.processes = rank, processes
+        self.probabilities = file_probabilities(volumes, config.sampling)
+
+    def __getitem__(self, step: int) -> Step:
+        config = self.config
+        clicks = np.random.default_rng((self.seed, step)).choice(len(config.sampling.clicks), p=config.sampling.clicks)
+        batches = []
+        for forward in range(config.accumulate):
+            first = (forward * self.processes + self.rank) * config.batch
+            samples = [self.sample(step, first + place) for place in range(config.batch)]
+            batches.append(collate(samples))
+        return Step(batches, int(clicks))
+
+    def sample(self, step: int, place: int) -> Sample:
+        random = np.random.default_rng((self.seed, step, place))
+        if random.random() < self.config.sampling.random_shapes:
+            return make_synthetic_sample(self.config, random)
+        volume = self.volumes[random.choice(len(self.volumes), p=self.probabilities)]
+        return make_sample(volume, int(random.choice(list(volume.objects))), self.config, random)
+
+
+def collate(samples: list[Sample]) -> Batch:
+    return Batch(
+        torch.stack([sample.channels for sample in samples]),
+        torch.stack([sample.truth for sample in samples]),
+        torch.tensor([sample.first_click for sample in samples]),
+    )
+
+
+def stream(steps: Steps, first: int, last: int, workers: int, device: torch.device) -> Iterable[Step]:
+    """The steps from ``first`` to before ``last``, in order, drawn ahead by ``workers`` processes (0: by this one)."""
+    return DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(first, last),
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+        # Volumes are read before the fork, so workers share them instead of holding copies.
+        multiprocessing_context="fork" if workers else None,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
