@@ -74,7 +74,8 @@ def _evaluate_path(
     try:
         case = read_evaluation_case(path, truths)
     except CaseError as error:
-        result = CaseResult(path.name, 0, False, drop_boxes, 0.0, (), failure=str(error), scorable=False)
+        reason = str(error).removeprefix(f"{path.name}: ")
+        result = CaseResult(path.name, 0, False, drop_boxes, 0.0, (), failure=reason, scorable=False)
         results.write(result, [])
         return result
     results.discard_unusable(path.name)

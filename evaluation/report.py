@@ -93,7 +93,7 @@ def _ordered(folders: list[ResultsFolder], focus: str | None) -> list[ResultsFol
 
 
 def _pictures(folder: ResultsFolder, contestant: Measured, cases: Path, truths: Path | None) -> list[Picture]:
-    shown = [result for result in contestant.as_provided or contestant.usable if result.steps]
+    shown = [result for result in contestant.as_provided or contestant.usable if folder.has_segmentations(result)]
     pictures = []
     for modality in MODALITY_ORDER:
         for rank, result in best_and_worst([item for item in shown if item.modality == modality]):

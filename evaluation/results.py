@@ -120,8 +120,11 @@ class CaseResult:
     def remark(self) -> str:
         """Everything that a reader should know about the case, in one line."""
         notes = [self.failure] if self.failure else []
-        first = 1 if self.has_boxes else 2
-        notes += [f"run {number}: {step.note}" for number, step in enumerate(self.steps, first) if step.note]
+        runs_by_note: dict[str, list[str]] = {}
+        for run, step in enumerate(self.steps, 1 if self.has_boxes else 2):
+            if step.note:
+                runs_by_note.setdefault(step.note, []).append(str(run))
+        notes += [f"run {', '.join(runs)}: {note}" for note, runs in runs_by_note.items()]
         if self.over_time:
             notes.append(f"over time ({self.total_seconds:.0f} s of {self.limit_seconds:.0f} s)")
         return "; ".join(notes)
@@ -171,6 +174,10 @@ class ResultsFolder:
         """Return the results in the order of the cases' names: with boxes, without boxes, unusable."""
         kinds = (WITH_BOXES, WITHOUT_BOXES, UNUSABLE)
         return [_case_result(file) for kind in kinds for file in sorted((self.path / kind).glob("*.json"))]
+
+    def has_segmentations(self, result: CaseResult) -> bool:
+        """Say whether label maps were kept of the case: there are none if its first output was unusable."""
+        return self._file(result.case, _kind(result), ".segmentations.npz").exists()
 
     def read_segmentations(self, result: CaseResult) -> NDArray[np.uint8]:
         """Return the label maps of the case's runs: (runs, D, H, W)."""

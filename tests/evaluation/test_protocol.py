@@ -1,6 +1,7 @@
 """The protocol: what runs are given, how they are scored, and what becomes of contestants and cases that fail."""
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,7 +171,9 @@ def test_a_command_is_given_both_folders(case):
         "import sys, glob, numpy; f = glob.glob(sys.argv[1] + '/*.npz')[0]; "
         "numpy.savez(f.replace(sys.argv[1], sys.argv[2]), segs=numpy.load(f)['imgs'] // 100)"
     )
-    result, segmentations = evaluate_case(case, Command("command", f'python3 -c "{script}" {{inputs}} {{outputs}}'))
+    result, segmentations = evaluate_case(
+        case, Command("command", f'{sys.executable} -c "{script}" {{inputs}} {{outputs}}')
+    )
     assert result.remark == ""
     assert np.array_equal(segmentations[0], case.image // 100)
 

@@ -1,0 +1,69 @@
+"""The command line, from a folder of cases to the page."""
+
+import csv
+
+import pytest
+from blocks import write_case
+
+from evaluation.__main__ import main
+
+
+@pytest.fixture
+def cases(tmp_path):
+    folder = tmp_path / "cases"
+    folder.mkdir()
+    for name in ("CT_a", "CT_b", "MR_c"):
+        write_case(folder / f"{name}.npz")
+    return folder
+
+
+def run(cases, results, *options):
+    return main(["run", "--cases", str(cases), "--results", str(results), "--baseline", "ellipsoid", *options])
+
+
+def rows(results):
+    with (results / "ellipsoid" / "metrics.csv").open(newline="") as stream:
+        return [(row["CaseName"], row["Boxes"]) for row in csv.DictReader(stream)]
+
+
+def test_a_run_with_and_without_boxes_and_the_report(cases, tmp_path, capsys):
+    results = tmp_path / "results"
+    assert run(cases, results) == 0
+    assert run(cases, results, "--drop-boxes") == 0
+    assert rows(results) == [
+        (f"{name}.npz", boxes) for boxes in ("yes", "dropped") for name in ("CT_a", "CT_b", "MR_c")
+    ]
+    assert main(["report", "--cases", str(cases), "--results", str(results)]) == 0
+    assert capsys.readouterr().out.strip() == str(results / "report.html")
+
+
+def test_shards_take_every_case_once_and_can_be_merged(cases, tmp_path):
+    for index in (1, 2):
+        assert run(cases, tmp_path / f"part{index}", "--shard", f"{index}/2") == 0
+    assert rows(tmp_path / "part1") == [("CT_a.npz", "yes"), ("MR_c.npz", "yes")]
+    assert rows(tmp_path / "part2") == [("CT_b.npz", "yes")]
+    merged = tmp_path / "merged"
+    assert main(["merge", "--results", str(merged), str(tmp_path / "part1"), str(tmp_path / "part2")]) == 0
+    assert rows(merged) == [("CT_a.npz", "yes"), ("CT_b.npz", "yes"), ("MR_c.npz", "yes")]
+
+
+def test_parts_of_different_contestants_are_not_merged(cases, tmp_path, capsys):
+    assert run(cases, tmp_path / "part1", "--shard", "1/3") == 0
+    assert run(cases, tmp_path / "part2", "--shard", "2/3", "--seconds-per-class", "5") == 0
+    assert main(["merge", "--results", str(tmp_path / "all"), str(tmp_path / "part1"), str(tmp_path / "part2")]) == 2
+    assert "holds the results of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])
+def test_a_shard_that_makes_no_sense_is_refused(cases, tmp_path, shard):
+    with pytest.raises(SystemExit):
+        run(cases, tmp_path, "--shard", shard)
+
+
+def test_errors_are_one_line(tmp_path, capsys):
+    assert run(tmp_path / "absent", tmp_path / "results") == 2
+    assert capsys.readouterr().err.strip().endswith("no such folder; expected a folder of .npz cases")
+    weights = ["run", "--cases", str(tmp_path), "--results", str(tmp_path), "--weights", str(tmp_path / "none.pt")]
+    write_case(tmp_path / "CT_a.npz")
+    assert main(weights) == 2
+    assert capsys.readouterr().err.count("\n") == 1
