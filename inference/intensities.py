@@ -82,5 +82,5 @@ def _mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
     """In float64, slice by slice, so that no copy of the volume is made."""
     count = values.size
     mean = sum(float(plane.sum(dtype=np.float64)) for plane in values) / count
-    variance = sum(float(np.square(plane - mean, dtype=np.float64).sum()) for plane in values) / count
+    variance = sum(float(np.square(np.subtract(plane, mean, dtype=np.float64)).sum()) for plane in values) / count
     return mean, variance**0.5
