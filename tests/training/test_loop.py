@@ -1,0 +1,198 @@
+"""The loop: resumed runs, skipped gradients, several processes, what it leaves on disk."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.simulated_user import box_from_mask
+from inference import checkpoint
+from inference.segmenter import load_segmenter
+from training.__main__ import main
+from training.config import DEFAULT, PAPER, TrainingConfig
+from training.dataset import Volume, load_volume
+from training.log import read_log
+from training.loop import Run, accumulate, begin, learning_rate, train, update
+from training.pieces import split
+from training.stream import Steps
+from training.validation import load_cases
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def losses(run: Run) -> list[float]:
+    return [row["loss"] for row in read_log(run.out / "log.csv")]
+
+
+def test_a_resumed_run_has_the_same_losses_and_weights(
+    volumes: list[Volume], config: TrainingConfig, run: Run, tmp_path: Path
+):
+    whole = train(config, volumes, run)
+    parts = replace(run, out=tmp_path / "parts", steps=2)
+    # The schedule is that of the whole run: only the loop ends early, as when it is killed.
+    killed = replace(config, final_learning_rate=config.learning_rate)
+    straight = train(killed, volumes, replace(run, out=tmp_path / "straight"))
+    train(killed, volumes, parts)
+    resumed = train(killed, volumes, replace(parts, steps=4))
+    assert losses(parts) == pytest.approx(losses(replace(run, out=tmp_path / "straight")), rel=1e-6)
+    for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert any(not torch.equal(a, b) for a, b in zip(whole.parameters(), straight.parameters(), strict=True))
+
+
+def test_the_weights_are_what_inference_reads(volumes: list[Volume], config: TrainingConfig, run: Run):
+    average = train(config, volumes, run)
+    segmenter = load_segmenter(run.out / "weights.pt", "cpu")
+    assert segmenter.config == config.model
+    for name, tensor in checkpoint.load(run.out / "weights.pt")[0].state_dict().items():
+        torch.testing.assert_close(tensor, average.state_dict()[name], rtol=1e-3, atol=1e-4)
+    assert (run.out / "curves.png").stat().st_size > 1000
+    assert not list(run.out.glob(".*"))
+
+
+def test_gradients_that_are_not_finite_are_skipped_and_counted(volumes: list[Volume], config: TrainingConfig, run: Run):
+    state = begin(config, run, None)
+    before = [parameter.clone() for parameter in state.network.parameters()]
+    accumulate(state.network, state, Steps(volumes, config, 0)[0], config, run)
+    next(state.network.parameters()).grad[0] = float("nan")
+    update(state, config)
+    assert state.skipped == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, state.network.parameters(), strict=True))
+    accumulate(state.network, state, Steps(volumes, config, 0)[0], config, run)
+    update(state, config)
+    assert state.skipped == 1
+    assert any(not torch.equal(a, b) for a, b in zip(before, state.network.parameters(), strict=True))
+
+
+def test_accumulated_batches_give_the_gradient_of_one_large_batch(
+    volumes: list[Volume], config: TrainingConfig, run: Run
+):
+    gradients = []
+    for batch, times in ((4, 1), (2, 2)):
+        shared = replace(config, batch=batch, accumulate=times)
+        state = begin(shared, replace(run, out=run.out / str(times)), None)
+        state.network.load_state_dict(gradients[0][0]) if gradients else None
+        weights = {name: tensor.clone() for name, tensor in state.network.state_dict().items()}
+        accumulate(state.network, state, Steps(volumes, shared, 7)[1], shared, run)
+        gradients.append((weights, [p.grad for p in state.network.parameters() if p.grad is not None]))
+    for a, b in zip(gradients[0][1], gradients[1][1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_learning_rate_schedules():
+    assert learning_rate(PAPER, 0, 1000) == learning_rate(PAPER, 999, 1000) == PAPER.learning_rate == 1e-4
+    assert learning_rate(DEFAULT, 0, 1000) < learning_rate(DEFAULT, 99, 1000) == DEFAULT.learning_rate
+    assert learning_rate(DEFAULT, 1000, 1000) == pytest.approx(DEFAULT.final_learning_rate)
+
+
+def test_the_paper_s_run():
+    assert (PAPER.batch, PAPER.accumulate, PAPER.epochs, PAPER.model.patch) == (2, 8, 25, (192, 192, 192))
+    assert PAPER.steps(volumes=160) == 250
+    assert PAPER.sampling.clicks == (0.5, 0.5)
+
+
+@pytest.fixture
+def validation(tmp_path: Path, folder: Path) -> Path:
+    out = tmp_path / "validation"
+    out.mkdir()
+    with np.load(folder / "MR_c_d_2.npz") as arrays:
+        content = dict(arrays)
+    boxes = [box_from_mask(content["gts"] == label, np.random.default_rng(0)) for label in (1, 2)]
+    np.savez_compressed(out / "MR_c_d_2.npz", boxes=np.array(boxes), **content)
+    return out
+
+
+def test_validation_is_logged_and_the_best_kept(
+    volumes: list[Volume], config: TrainingConfig, run: Run, validation: Path
+):
+    run = replace(run, validation=tuple(load_cases(validation)), validate_every=2)
+    train(config, volumes, run)
+    rows = read_log(run.out / "log.csv")
+    assert [("validation_dsc" in row) for row in rows] == [False, True, False, True]
+    assert checkpoint.load(run.out / "best.pt")[1] == config.model
+
+
+def test_the_command_s_dry_run(folder: Path, validation: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    out = tmp_path / "dry"
+    arguments = ["--data", str(folder), "--out", str(out), "--dry-run", "--validation", str(validation)]
+    assert main([*arguments, "--workers", "1", "--pieces", "16", "--device", "cpu"]) == 0
+    assert len(read_log(out / "log.csv")) == 6
+    pieces = sorted(out.glob("weights.pt.*"))
+    assert b"".join(piece.read_bytes() for piece in pieces) == (out / "weights.pt").read_bytes()
+    assert max(piece.stat().st_size for piece in pieces) <= 16e6
+
+
+def test_errors_of_use_are_one_line(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture):
+    assert main(["--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert main(["--data", str(folder), "--out", str(tmp_path / "out"), "--init", str(tmp_path / "none.pt")]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 2 and "no usable case" in lines[0] and "none.pt" in lines[1]
+
+
+def test_pieces_of_nothing_are_refused(tmp_path: Path):
+    (tmp_path / "w").write_bytes(b"12345")
+    assert [piece.read_bytes() for piece in split(tmp_path / "w", 2e-6)] == [b"12", b"34", b"5"]
+    with pytest.raises(ValueError, match="more than 0"):
+        split(tmp_path / "w", 0)
+
+
+TWO_PROCESSES = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {root!r})
+from inference.checkpoint import ModelConfig
+from inference.network import NetworkConfig
+from inference.prompts import PAPER_STYLE
+from training.config import DEFAULT
+from training.dataset import load_volumes
+from training.loop import Run, train
+model = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE, keep_proportions=False)
+sampling = replace(DEFAULT.sampling, modalities=())
+config = replace(DEFAULT, model=model, sampling=sampling, batch={batch}, accumulate=2, warmup=2)
+run = Run(Path({out!r}), steps=3, device=torch.device("cpu"), mixed_precision=False, workers=0)
+train(config, load_volumes(Path({folder!r})), run)
+"""
+
+
+def test_two_processes_have_the_loss_of_one_with_the_doubled_batch(folder: Path, tmp_path: Path):
+    logs = []
+    for name, batch, launcher in (
+        ("one", 2, [sys.executable]),
+        ("two", 1, [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]),
+    ):
+        out = tmp_path / name
+        script = tmp_path / f"{name}.py"
+        script.write_text(TWO_PROCESSES.format(root=str(ROOT), batch=batch, out=str(out), folder=str(folder)))
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run([*launcher, str(script)], check=True, env=environment, capture_output=True, timeout=300)
+        logs.append([row["loss"] for row in read_log(out / "log.csv")])
+    assert logs[0] == pytest.approx(logs[1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_one_real_volume_is_learnt(real_volume: Path, tmp_path: Path):
+    """A small network overfits one real tumour to a Dice above 0.95."""
+    model = replace(DEFAULT.model, patch=(48, 48, 48))
+    sampling = replace(
+        DEFAULT.sampling,
+        clicks=(1.0,),
+        no_box=0,
+        no_prompt=0,
+        modalities=(),
+        perfect_window=1.0,
+        augment=False,
+        synthetic=0,
+        random_shapes=0,
+    )
+    config = replace(DEFAULT, model=model, sampling=sampling, batch=2, warmup=10, average=0.0)
+    run = Run(tmp_path, steps=150, device=torch.device("cpu"), workers=0)
+    train(config, [load_volume(real_volume)], run)
+    assert np.mean([row["dice"] for row in read_log(tmp_path / "log.csv")][-10:]) > 0.95

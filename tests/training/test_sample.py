@@ -1,0 +1,150 @@
+"""What is trained is what runs: samples against what inference builds for the same prompts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.simulated_user import box_from_mask, click_from_error
+from inference.case import Click, read_case
+from inference.intensities import NormalizedImage
+from inference.prompts import BOX, CLICK, CLICK_NEGATIVE, IMAGE, PREVIOUS, encode
+from inference.window import Window, window_for
+from training.augment import change_intensities, flip_and_turn
+from training.config import PAPER, TrainingConfig
+from training.dataset import Volume, load_volume
+from training.interaction import simulate
+from training.sample import crop, file_probabilities, make_sample, make_synthetic_sample
+from training.stream import Steps, collate
+from training.synthesis import random_shape, synthesize
+
+
+def challenge_file(source: Path, path: Path) -> Path:
+    """The case as the evaluator hands it out: without truth, with boxes."""
+    with np.load(source) as arrays:
+        image, truth = arrays["imgs"], arrays["gts"]
+    boxes = [box_from_mask(truth == label, np.random.default_rng(0)) for label in np.unique(truth)[1:]]
+    np.savez_compressed(path, imgs=image, spacing=np.ones(3), boxes=np.array(boxes))
+    return path
+
+
+@pytest.mark.parametrize("keep_proportions", [True, False])
+def test_channels_equal_what_inference_builds(
+    real_volume: Path, tmp_path: Path, config: TrainingConfig, keep_proportions: bool
+):
+    model = replace(config.model, patch=(48, 48, 48), keep_proportions=keep_proportions)
+    volume = load_volume(real_volume)
+    case = read_case(challenge_file(real_volume, tmp_path / "case.npz"))
+    prompts = case.objects[0]
+    window = window_for(prompts, case.image.shape, model.patch, keep_proportions)
+    expected = encode(NormalizedImage.of(case.image).crop(window), None, prompts, window, model.style)
+    sample = crop(volume, prompts, window, model, first_click=False)
+    assert torch.equal(sample.channels, expected)
+    assert sample.channels[BOX].any() and sample.channels[IMAGE].std() > 0.1
+
+
+def test_a_perfect_window_is_the_one_of_inference(volumes: list[Volume], config: TrainingConfig):
+    sampling = replace(
+        config.sampling, no_box=0, no_prompt=0, perfect_window=1, augment=False, synthetic=0, random_shapes=0
+    )
+    config = replace(config, sampling=sampling)
+    volume = volumes[0]
+    sample = make_sample(volume, 1, config, np.random.default_rng(5))
+    random = np.random.default_rng(5)
+    random.random()  # The draw of the kind of prompt.
+    box = box_from_mask((volume.labels == 1).numpy(), random)
+    path_box = sample.channels[BOX]
+    shape = tuple(volume.labels.shape)
+    from inference.case import Box, ObjectPrompts
+
+    prompts = ObjectPrompts(
+        1,
+        Box(
+            (box["z_min"], box["z_mid_y_min"], box["z_mid_x_min"]),
+            (box["z_max"], box["z_mid_y_max"], box["z_mid_x_max"]),
+        ),
+    )
+    window = window_for(prompts, shape, config.model.patch, config.model.keep_proportions)
+    assert torch.equal(path_box, encode(volume.image.crop(window), None, prompts, window, config.model.style)[BOX])
+    assert torch.equal(sample.truth, window.crop_label(volume.labels, 1) > 0.5)
+
+
+def test_simulated_clicks_are_those_of_inference(volumes: list[Volume], config: TrainingConfig):
+    """A click that training draws in the patch, read back as a click in the image, is encoded as the same ball."""
+    batch = collate([Steps(volumes, config, seed=1).sample(0, place) for place in range(3)])
+    batch = replace(batch, first_click=torch.tensor([False] * 3))
+    wrong = torch.zeros(3, 2, *config.model.patch)
+    wrong[:, 0] = 1  # Head 0 is larger everywhere: nothing is predicted.
+    channels = simulate(lambda x: wrong, batch, clicks=1, style=config.model.style)
+    whole = Window((0, 0, 0), config.model.patch, config.model.patch)
+    for index, truth in enumerate(batch.truth):
+        position, positive = click_from_error(np.zeros(truth.shape, bool), truth.numpy())
+        assert positive
+        from inference.case import ObjectPrompts
+
+        prompts = ObjectPrompts(1, clicks=(Click(position, positive),))
+        expected = encode(batch.channels[index, IMAGE], None, prompts, whole, config.model.style)
+        assert torch.equal(channels[index, [CLICK, CLICK_NEGATIVE]], expected[[CLICK, CLICK_NEGATIVE]])
+        assert not channels[index, PREVIOUS].any()
+    assert not batch.channels[:, CLICK].any(), "the batch itself must stay as it was"
+
+
+def test_a_false_positive_gets_a_background_click_and_the_prediction_as_previous_mask(
+    volumes: list[Volume], config: TrainingConfig
+):
+    batch = collate([Steps(volumes, config, seed=1).sample(0, 0)])
+    everything = torch.zeros(1, 2, *config.model.patch)
+    everything[:, 1] = 1
+    channels = simulate(lambda x: everything, batch, clicks=1, style=config.model.style)
+    assert channels[0, CLICK_NEGATIVE].any() and channels[0, PREVIOUS].all()
+
+
+def test_a_sample_without_a_box_gets_its_first_click_before_any_prediction(
+    volumes: list[Volume], config: TrainingConfig
+):
+    sampling = replace(config.sampling, no_box=1.0, no_prompt=0.0, synthetic=0, random_shapes=0)
+    sample = Steps(volumes, replace(config, sampling=sampling), seed=0).sample(0, 0)
+    assert sample.first_click and not sample.channels[BOX].any()
+
+    def never(x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("no prediction is wanted")
+
+    channels = simulate(never, collate([sample]), clicks=0, style=config.model.style)
+    assert channels[0, CLICK].any()
+
+
+def test_modalities_weigh_what_the_configuration_says(volumes: list[Volume], config: TrainingConfig):
+    probabilities = file_probabilities(volumes, config.sampling)
+    by_name = dict(zip((volume.name for volume in volumes), probabilities, strict=True))
+    assert by_name["CT_a_b_1"] == pytest.approx(0.5)
+    assert by_name["MR_a_b_1"] == by_name["MR_c_d_2"] == pytest.approx(0.25)
+    assert file_probabilities(volumes, PAPER.sampling) == pytest.approx(1 / 3)
+    with pytest.raises(ValueError, match="no volume of the modalities"):
+        file_probabilities(volumes, replace(config.sampling, modalities=(("US", 1.0),)))
+
+
+def test_augmentation_keeps_image_and_truth_together(config: TrainingConfig):
+    random = np.random.default_rng(0)
+    truth = random_shape((16, 16, 16), random)
+    channels = truth.float().expand(8, -1, -1, -1).clone()
+    for _ in range(20):
+        turned, turned_truth = flip_and_turn(channels, truth, random)
+        assert torch.equal(turned[0] > 0.5, turned_truth)
+
+
+def test_intensity_changes_and_synthesis_leave_padding_at_zero():
+    random = np.random.default_rng(0)
+    image = torch.randn(16, 16, 16)
+    image[:5] = 0
+    labels = random_shape((16, 16, 16), random).int()
+    for _ in range(20):
+        for changed in (change_intensities(image, random), synthesize(image, labels, random)):
+            assert not changed[:5].any() and torch.isfinite(changed).all() and changed[5:].std() > 0.05
+
+
+def test_a_random_shape_has_a_box_around_it(config: TrainingConfig):
+    sampling = replace(config.sampling, no_box=0.0, augment=False)
+    sample = make_synthetic_sample(replace(config, sampling=sampling), np.random.default_rng(0))
+    assert sample.truth.any() and not (sample.truth & (sample.channels[BOX] == 0)).any()

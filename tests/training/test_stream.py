@@ -1,0 +1,33 @@
+"""The stream of samples: reproducible, and the same however it is shared out."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from training.config import TrainingConfig
+from training.dataset import Volume
+from training.stream import Steps, stream
+
+
+def test_the_same_with_workers_and_from_any_step(volumes: list[Volume], config: TrainingConfig):
+    steps = Steps(volumes, config, seed=3)
+    alone = list(stream(steps, 0, 4, 0, torch.device("cpu")))
+    helped = list(stream(steps, 2, 4, 2, torch.device("cpu")))
+    for a, b in zip(alone[2:], helped, strict=True):
+        assert a.clicks == b.clicks
+        assert torch.equal(a.batches[0].channels, b.batches[0].channels)
+    assert not torch.equal(alone[0].batches[0].channels, alone[1].batches[0].channels)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_draw_what_one_with_the_doubled_batch_draws(
+    volumes: list[Volume], config: TrainingConfig, accumulate: int
+):
+    config = replace(config, accumulate=accumulate)
+    whole = Steps(volumes, replace(config, batch=2 * config.batch), seed=3)[5]
+    halves = [Steps(volumes, config, 3, rank, processes=2)[5] for rank in range(2)]
+    assert {half.clicks for half in halves} == {whole.clicks}
+    for forward, batch in enumerate(whole.batches):
+        joined = torch.cat([half.batches[forward].channels for half in halves])
+        assert torch.equal(joined, batch.channels)
