@@ -6,6 +6,10 @@ import pytest
 from blocks import write_case
 
 from evaluation.__main__ import main
+from inference import checkpoint
+from inference.checkpoint import ModelConfig
+from inference.network import NetworkConfig, ResidualEncoderUNet
+from inference.prompts import PAPER_STYLE
 
 
 @pytest.fixture
@@ -35,6 +39,18 @@ def test_a_run_with_and_without_boxes_and_the_report(cases, tmp_path, capsys):
     ]
     assert main(["report", "--cases", str(cases), "--results", str(results)]) == 0
     assert capsys.readouterr().out.strip() == str(results / "report.html")
+
+
+def test_the_segmenter_is_run_in_this_process(cases, tmp_path):
+    config = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE)
+    weights = tmp_path / "tiny.pt"
+    checkpoint.save(weights, config, ResidualEncoderUNet(config.network).state_dict())
+    options = ["run", "--cases", str(cases), "--results", str(tmp_path / "results"), "--weights", str(weights)]
+    assert main([*options, "--shard", "1/3", "--device", "cpu"]) == 0
+    with (tmp_path / "results" / "segfm3d" / "metrics.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["Remark"] == ""
+    assert all(float(row[f"RunningTime_{run}"]) > 0 for run in range(1, 7))
 
 
 def test_shards_take_every_case_once_and_can_be_merged(cases, tmp_path):
