@@ -134,6 +134,8 @@ def train(
                 state.save(run.out / "last.pt")
                 checkpoint.save(run.out / "weights.pt", config.model, state.average.state_dict(), torch.float16)
                 draw_curves(run.out / "log.csv", run.out / "curves.png")
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
     return state.average
 
 
@@ -154,7 +156,7 @@ def begin(config: TrainingConfig, run: Run, initial: dict[str, Tensor] | None) -
 
 
 def accumulate(forward: nn.Module, state: State, drawn: Step, config: TrainingConfig, run: Run) -> tuple[float, float]:
-    """Adds up the gradients of a step's batches; returns their mean loss and mean Dice."""
+    """Adds up the gradients of a step's batches; returns the mean loss and Dice over them and over all processes."""
     dtype = torch.float16 if run.device.type == "cuda" else torch.bfloat16
     state.optimizer.zero_grad(set_to_none=True)
     losses, dices = [], []
@@ -172,7 +174,12 @@ def accumulate(forward: nn.Module, state: State, drawn: Step, config: TrainingCo
             state.scaler.scale(loss / len(drawn.batches)).backward()
         losses.append(loss.detach())
         dices.append(1 - dice_loss(odds.detach(), truth).mean())
-    return float(torch.stack(losses).mean()), float(torch.stack(dices).mean())
+    means = torch.stack([torch.stack(losses).mean(), torch.stack(dices).mean()])
+    if distributed.is_initialized():
+        distributed.all_reduce(means)
+        means /= distributed.get_world_size()
+    loss, dice = means.tolist()
+    return loss, dice
 
 
 def update(state: State, config: TrainingConfig) -> None:
