@@ -1,0 +1,377 @@
+"""Objects and cases: what the network is shown, where its answer lands, and what happens when it does not answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from inference.case import Box, Case, Click, ObjectPrompts, Voxel
+from inference.checkpoint import ModelConfig
+from inference.deadline import Deadline, Watchdog
+from inference.network import NetworkConfig
+from inference.prompts import BOX, CLICK, PAPER_STYLE, PREVIOUS
+from inference.segmenter import segment_case
+from tests.inference.factories import TINY, Repeats, segmenter, volume
+
+SHAPE = (20, 30, 40)
+BOX_1, BOX_2, BOX_3 = Box((2, 3, 4), (8, 10, 12)), Box((10, 18, 20), (15, 25, 28)), Box((1, 20, 30), (4, 25, 36))
+PLENTY = 1000.0
+"""Seconds that no test here uses up."""
+
+LONG = 60.0
+"""Seconds for which a blocked network would block; no test waits for them unless what it tests is broken."""
+
+
+def a_case(*objects: ObjectPrompts, previous: np.ndarray | None = None, shape: Voxel = SHAPE) -> Case:
+    return Case("a.npz", volume(shape), (1.0, 1.0, 1.0), objects, previous)
+
+
+def boxed(*boxes: Box) -> Case:
+    return a_case(*(ObjectPrompts(label, box) for label, box in enumerate(boxes, start=1)))
+
+
+def filled(*boxes: Box) -> np.ndarray:
+    """The label map of boxes that are all object."""
+    labels = np.zeros(SHAPE, np.uint8)
+    for label, box in enumerate(boxes, start=1):
+        labels[box.slices] = label
+    return labels
+
+
+def inscribed(box: Box) -> np.ndarray:
+    """The ellipsoid in a box, voxel by voxel."""
+    grid = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1)
+    centre = (np.array(box.lower) + box.upper) / 2
+    return (((grid - centre) / (np.array(box.size) / 2)) ** 2).sum(axis=-1) <= 1
+
+
+class Hooked(nn.Module):
+    """Answers with the box, after calling ``hook`` with the number of the forward (from 1) and the patch's shape.
+
+    The empty patches with which a forward's cost is measured are answered at once and not counted.
+    """
+
+    def __init__(self, hook: Callable[[int, Voxel], Tensor | None]) -> None:
+        super().__init__()
+        self.hook = hook
+        self.probes: list[Voxel] = []
+        self.shapes: list[Voxel] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = tuple(x.shape[2:])
+        if not x.any():
+            self.probes.append(shape)
+            return x[:, :1]
+        self.shapes.append(shape)
+        answer = self.hook(len(self.shapes), shape)
+        return x[:, BOX : BOX + 1] * 8 - 4 if answer is None else answer
+
+
+class Delayed(nn.Module):
+    """Answers with the box, after calling ``delay`` with the patch's shape."""
+
+    def __init__(self, delay: Callable[[Voxel], object]) -> None:
+        super().__init__()
+        self.delay = delay
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.delay(tuple(x.shape[2:]))
+        return x[:, BOX : BOX + 1] * 8 - 4
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """What a blocked network waits for; set at the latest when the test ends."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+class TestWhereTheAnswerLands:
+    """A stand-in network repeats one of its input channels: its answer must come out where it went in."""
+
+    def test_the_box_channel_is_the_box(self) -> None:
+        labels = segment_case(boxed(BOX_1, BOX_2, BOX_3), segmenter(Repeats(BOX)), Deadline(PLENTY), say=pytest.fail)
+        np.testing.assert_array_equal(labels, filled(BOX_1, BOX_2, BOX_3))
+
+    def test_the_previous_channel_is_this_objects_previous_mask(self) -> None:
+        previous = filled(BOX_1, BOX_2)
+        objects = [ObjectPrompts(1, BOX_1), ObjectPrompts(2)]
+        case = a_case(*objects, previous=previous)
+        labels = segment_case(case, segmenter(Repeats(PREVIOUS)), Deadline(PLENTY), say=pytest.fail)
+        np.testing.assert_array_equal(labels, previous)
+
+    def test_a_click_far_outside_the_boxs_window_is_seen(self) -> None:
+        click = Click((18, 28, 38), True)
+        case = a_case(ObjectPrompts(1, Box((1, 1, 1), (3, 3, 3)), (click,)))
+        labels = segment_case(case, segmenter(Repeats(CLICK)), Deadline(PLENTY), say=pytest.fail)
+        assert labels[click.position] == 1
+        assert labels[2, 2, 2] == 0
+
+    def test_a_box_that_needs_zoom_comes_back_in_place(self) -> None:
+        box = Box((1, 2, 3), (18, 27, 36))
+        labels = segment_case(boxed(box), segmenter(Repeats(BOX)), Deadline(PLENTY), say=pytest.fail)
+        expected = filled(box)
+        overlap = 2 * (labels * expected).sum() / (labels.sum() + expected.sum())
+        assert overlap > 0.9
+
+    @pytest.mark.parametrize("flat", [Box((5, 4, 4), (5, 12, 12)), Box((7, 7, 7), (7, 7, 7))], ids=["slice", "voxel"])
+    def test_a_flat_box_is_not_lost(self, flat: Box) -> None:
+        labels = segment_case(boxed(flat), segmenter(Repeats(BOX)), Deadline(PLENTY), say=pytest.fail)
+        np.testing.assert_array_equal(labels, filled(flat))
+
+    def test_the_image_is_normalized_in_its_nonzero_box(self) -> None:
+        seen = []
+
+        class Remembers(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                seen.append(x[0, 0].clone())
+                return x[:, :1]
+
+        image = np.zeros((16, 16, 16), np.uint8)
+        image[2:14, 3:15, 4:12] = np.random.default_rng(0).integers(1, 256, (12, 12, 8))
+        case = Case("a.npz", image, (1.0, 1.0, 1.0), (ObjectPrompts(1, Box((6, 6, 6), (9, 9, 9))),))
+        segment_case(case, segmenter(Remembers()), Deadline(PLENTY), say=pytest.fail)
+        crop = image[2:14, 3:15, 4:12].astype(np.float64)
+        expected = np.zeros(image.shape)
+        expected[2:14, 3:15, 4:12] = (crop - crop.mean()) / crop.std()
+        np.testing.assert_allclose(seen[-1].numpy(), expected, atol=1e-5)
+
+    @pytest.mark.parametrize("shape", [(1, 30, 40), (1, 1, 1), (2, 3, 5), (33, 17, 16)], ids=str)
+    def test_any_shape_of_image(self, shape: Voxel) -> None:
+        box = Box((0, 0, 0), tuple(n - 1 for n in shape))
+        labels = segment_case(
+            a_case(ObjectPrompts(1, box), shape=shape), segmenter(), Deadline(PLENTY), say=pytest.fail
+        )
+        assert labels.shape == shape
+        assert labels.dtype == np.uint8
+
+
+class TestTooLittleTime:
+    def test_the_best_patch_that_fits_is_taken_and_the_others_are_said(self) -> None:
+        network = Hooked(lambda *_: None)
+        tool = segmenter(network)
+        tool.seconds = {(16, 16, 16): 900.0, (8, 8, 8): 0.001}
+        said: list[str] = []
+        labels = segment_case(boxed(BOX_1), tool, Deadline(100), say=said.append)
+        assert network.shapes == [(8, 8, 8)]
+        assert len(said) == 1
+        assert "object 1: no time for a patch of (16, 16, 16)" in said[0]
+        assert labels[BOX_1.slices].mean() > 0.5
+
+    def test_objects_share_what_is_left(self) -> None:
+        network = Hooked(lambda *_: None)
+        tool = segmenter(network)
+        tool.seconds = {(16, 16, 16): 30.0, (8, 8, 8): 0.001}
+        segment_case(boxed(BOX_1, BOX_2, BOX_3), tool, Deadline(100), say=lambda _: None)
+        # 33 s are too few where 39 s are expected; what the first leaves over is enough for the second.
+        assert network.shapes == [(8, 8, 8), (16, 16, 16), (16, 16, 16)]
+
+    def test_a_forward_is_measured_before_it_is_trusted(self) -> None:
+        network = Hooked(lambda *_: None)
+        segment_case(boxed(BOX_1), segmenter(network), Deadline(PLENTY), say=pytest.fail)
+        assert len(network.probes) > 1, "once more when warm"
+        assert set(network.probes) == {(4, 4, 4)}, "the smallest patch"
+        assert network.shapes == [(16, 16, 16)]
+
+    def test_no_time_at_all_is_the_previous_mask_or_the_ellipsoid(self) -> None:
+        network = Hooked(lambda *_: pytest.fail("there was no time for this"))
+        previous = np.zeros(SHAPE, np.uint8)
+        previous[10:14, 20:24, 22:25] = 2
+        case = a_case(ObjectPrompts(1, BOX_1), ObjectPrompts(2, BOX_2), previous=previous)
+        tool = segmenter(network)
+        tool.seconds = {(16, 16, 16): 1.0}
+        said: list[str] = []
+        labels = segment_case(case, tool, Deadline(0), say=said.append)
+        np.testing.assert_array_equal(labels == 1, inscribed(BOX_1))
+        np.testing.assert_array_equal(labels == 2, previous == 2)
+        assert "object 1: taking the ellipsoid in its box" in said
+        assert "object 2: taking its previous mask" in said
+
+    def test_a_network_slow_on_purpose_ends_inside_the_budget(self) -> None:
+        """A forward of the whole patch would take 6.4 s, of half of it 0.8 s: neither fits ten objects in 4 s."""
+        network = Delayed(lambda shape: time.sleep(6.4 * np.prod(shape) / 16**3))
+        said: list[str] = []
+        deadline = Deadline(4)
+        labels = segment_case(boxed(*[BOX_1, BOX_2] * 5), segmenter(network), deadline, say=said.append)
+        assert deadline.remaining() > 0
+        assert sum("no time for a patch of (16, 16, 16)" in line for line in said) == 10
+        assert set(np.unique(labels)) <= set(range(11))
+        assert labels[BOX_1.slices].any()
+        assert labels[BOX_2.slices].any()
+
+
+class TestTheWatchdog:
+    def test_it_fires_when_one_forward_overruns(self, release: threading.Event) -> None:
+        """By what was measured it should have been quick; it would take a minute."""
+        network = Hooked(lambda *_: release.wait(LONG) and None)
+        said: list[str] = []
+        deadline = Deadline(3)
+        labels = segment_case(boxed(BOX_1, BOX_2), segmenter(network), deadline, say=said.append)
+        assert not release.is_set(), "the network is still at it"
+        assert deadline.remaining() > 0
+        assert said[0].startswith("object 1: the network was too slow")
+        assert said[1] == "object 1: taking the ellipsoid in its box"
+        assert said[-1] == "object 2: taking the ellipsoid in its box"
+        expected = inscribed(BOX_1) + 2 * inscribed(BOX_2)
+        np.testing.assert_array_equal(labels, expected)
+
+    def test_it_fires_when_the_first_measurement_overruns(self, release: threading.Event) -> None:
+        network = Delayed(lambda _: release.wait(LONG))
+        deadline = Deadline(2)
+        labels = segment_case(boxed(BOX_1), segmenter(network), deadline, say=lambda _: None)
+        assert not release.is_set()
+        assert deadline.remaining() > 0
+        np.testing.assert_array_equal(labels, inscribed(BOX_1))
+
+    def test_objects_done_before_are_kept(self, release: threading.Event) -> None:
+        network = Hooked(lambda number, _: None if number == 1 else release.wait(LONG) and None)
+        labels = segment_case(boxed(BOX_1, BOX_2), segmenter(network), Deadline(3), say=lambda _: None)
+        np.testing.assert_array_equal(labels == 1, filled(BOX_1) == 1)
+        np.testing.assert_array_equal(labels == 2, inscribed(BOX_2))
+
+    def test_a_forward_left_behind_is_not_joined_by_the_next_case(self, release: threading.Event) -> None:
+        running, most = 0, 0
+
+        def hook(number: int, _: Voxel) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            if number == 1:
+                release.wait(LONG)
+            running -= 1
+
+        tool, watchdog = segmenter(Hooked(hook)), Watchdog()
+        segment_case(boxed(BOX_1), tool, Deadline(2), watchdog, say=lambda _: None)
+        assert running == 1
+        threading.Timer(0.3, release.set).start()
+        labels = segment_case(boxed(BOX_2), tool, Deadline(PLENTY), watchdog, say=pytest.fail)
+        assert most == 1
+        np.testing.assert_array_equal(labels, filled(BOX_2))
+
+
+OUT_OF_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+    ),
+]
+
+
+class TestFailures:
+    @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+    def test_out_of_memory_takes_one_object_down_the_ladder(self, error: Exception) -> None:
+        def hook(number: int, _: Voxel) -> None:
+            if number == 2:
+                raise error
+
+        network, said = Hooked(hook), []
+        tool = segmenter(network)
+        labels = segment_case(boxed(BOX_1, BOX_2, BOX_3), tool, Deadline(PLENTY), say=said.append)
+        assert network.shapes == [(16, 16, 16), (16, 16, 16), (8, 8, 8), (16, 16, 16)]
+        assert said == ["object 2: out of memory with a patch of (16, 16, 16)"]
+        assert tool.failures == 0
+        np.testing.assert_array_equal(labels == 1, filled(BOX_1) == 1)
+        np.testing.assert_array_equal(labels == 3, filled(BOX_3) == 1)
+        assert labels[BOX_2.slices].mean() > 1
+
+    def test_out_of_memory_to_the_end_is_the_fallback(self) -> None:
+        def hook(number: int, _: Voxel) -> None:
+            if number in (2, 3, 4):
+                raise MemoryError
+
+        said: list[str] = []
+        labels = segment_case(boxed(BOX_1, BOX_2), segmenter(Hooked(hook)), Deadline(PLENTY), say=said.append)
+        assert [line.split(": ")[1] for line in said] == [
+            *(f"out of memory with a patch of {(n, n, n)}" for n in (16, 8, 4)),
+            "taking the ellipsoid in its box",
+        ]
+        np.testing.assert_array_equal(labels, filled(BOX_1) + 2 * inscribed(BOX_2))
+
+    def test_an_error_leaves_its_object_to_the_fallback_and_is_counted(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def hook(number: int, _: Voxel) -> None:
+            if number == 1:
+                raise RuntimeError("a bug")
+
+        tool, said = segmenter(Hooked(hook)), []
+        labels = segment_case(boxed(BOX_1, BOX_2), tool, Deadline(PLENTY), say=said.append)
+        np.testing.assert_array_equal(labels, inscribed(BOX_1) + filled(BOX_1, BOX_2) * (filled(BOX_1, BOX_2) == 2))
+        assert tool.failures == 1
+        assert said == ["object 1: RuntimeError: a bug", "object 1: taking the ellipsoid in its box"]
+        assert 'raise RuntimeError("a bug")' in capsys.readouterr().err
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    def test_an_answer_that_is_not_finite_twice_is_no_answer(self, value: float) -> None:
+        def hook(number: int, shape: Voxel) -> Tensor | None:
+            return torch.full((1, 1, *shape), value) if number <= 2 else None
+
+        tool = segmenter(Hooked(hook))
+        labels = segment_case(boxed(BOX_1, BOX_2), tool, Deadline(PLENTY), say=lambda _: None)
+        np.testing.assert_array_equal(labels == 1, inscribed(BOX_1))
+        np.testing.assert_array_equal(labels == 2, filled(BOX_1, BOX_2) == 2)
+        assert tool.failures == 1
+
+    def test_a_fallback_does_not_help_the_others_where_it_says_no(self) -> None:
+        """Object 2's answer, p = 0.4, loses to the background, inside object 1's box and outside its ellipsoid too."""
+
+        def hook(number: int, shape: Voxel) -> Tensor:
+            if number == 1:
+                raise RuntimeError("a bug")
+            return torch.full((1, 1, *shape), -0.4)
+
+        labels = segment_case(boxed(BOX_1, BOX_1), segmenter(Hooked(hook)), Deadline(PLENTY), say=lambda _: None)
+        np.testing.assert_array_equal(labels, inscribed(BOX_1))
+
+
+class TestWithoutANetwork:
+    def test_a_box_gives_its_ellipsoid(self) -> None:
+        labels = segment_case(boxed(BOX_1), None, Deadline(PLENTY))
+        np.testing.assert_array_equal(labels, inscribed(BOX_1))
+
+    def test_a_previous_mask_stays(self) -> None:
+        previous = filled(BOX_1, BOX_2)
+        case = a_case(ObjectPrompts(1, BOX_3), ObjectPrompts(2), previous=previous)
+        np.testing.assert_array_equal(segment_case(case, None, Deadline(PLENTY)), previous)
+
+    def test_a_foreground_click_gives_a_ball_and_a_background_click_nothing(self) -> None:
+        clicks = (Click((0, 5, 5), True), Click((12, 20, 30), True), Click((15, 5, 35), False))
+        labels = segment_case(a_case(ObjectPrompts(1, clicks=clicks)), None, Deadline(PLENTY))
+        assert labels[0, 5, 5] == labels[12, 20, 30] == labels[12, 20, 34] == 1
+        assert labels[12, 20, 35] == labels[15, 5, 35] == 0
+
+    def test_nothing_known_gives_nothing(self) -> None:
+        assert not segment_case(a_case(ObjectPrompts(1)), None, Deadline(PLENTY)).any()
+
+
+class TestPatches:
+    @pytest.mark.parametrize("patch", [(192, 192, 192), (64, 96, 32), (16, 16, 16)], ids=str)
+    @pytest.mark.parametrize("stages", [2, 4])
+    def test_each_is_smaller_and_one_that_the_network_can_halve(self, patch: Voxel, stages: int) -> None:
+        model = ModelConfig(NetworkConfig((4,) * stages, (1,) * stages), patch, PAPER_STYLE)
+        patches = segmenter(model=model).patches()
+        assert patches[0] == patch
+        sizes = [int(np.prod(p)) for p in patches]
+        assert sizes == sorted(set(sizes), reverse=True)
+        assert all(n % model.network.stride == 0 and n >= 2 * model.network.stride for p in patches for n in p)
+
+    def test_the_network_runs_on_each(self) -> None:
+        tool = segmenter()
+        for patch in tool.patches():
+            assert tool.forward(torch.zeros(8, *patch)).shape == patch
+        assert tool.seconds.keys() == set(tool.patches())
+
+    def test_what_is_not_measured_is_expected_in_proportion(self) -> None:
+        tool = segmenter()
+        tool.seconds = {(8, 8, 8): 1.0}
+        assert tool.expected_seconds((16, 16, 16)) == pytest.approx(8 * tool.expected_seconds((8, 8, 8)))
+        assert tool.expected_seconds((8, 8, 8)) >= 1.0
+        assert TINY.patch in tool.patches()
