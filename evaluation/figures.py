@@ -88,7 +88,7 @@ def distributions(contestants: Sequence[Measured]) -> str:
     """
     modalities = _modalities(contestants)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _grid(2, 1, width=max(6.5, 2.25 * len(modalities)), height=2.3)
+        figure, axes = _grid(2, 1, width=max(9.5, 2.25 * len(modalities)), height=2.3)
         width = 1 / (len(contestants) + 1)
         for (axis,), score in zip(axes, ("dsc_final", "nsd_final"), strict=True):
             for place, modality in enumerate(modalities):

@@ -124,7 +124,7 @@ class CaseResult:
         for run, step in enumerate(self.steps, 1 if self.has_boxes else 2):
             if step.note:
                 runs_by_note.setdefault(step.note, []).append(str(run))
-        notes += [f"run {', '.join(runs)}: {note}" for note, runs in runs_by_note.items()]
+        notes += [f"run{'s' if len(runs) > 1 else ''} {', '.join(runs)}: {note}" for note, runs in runs_by_note.items()]
         if self.over_time:
             notes.append(f"over time ({self.total_seconds:.0f} s of {self.limit_seconds:.0f} s)")
         return "; ".join(notes)
