@@ -8,7 +8,7 @@ An nnInteractive folder holds ``plans.json``, ``dataset.json`` and ``fold_0`` or
 Its state has an entry for every name under which a tensor can be reached; these aliases are checked to agree and
 dropped.
 
-``python -m inference.checkpoint FOLDER OUT.pt`` converts such a folder.
+``python -m inference.checkpoint FOLDER OUT.pt`` converts such a folder, ``--to-nninteractive FOLDER`` writes one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import pickle
 import re
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +162,19 @@ def read_nninteractive(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         model = _model_from_plans(_resolved(plans["configurations"], name))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder}: plans.json does not describe a known architecture ({error!r})") from error
-    return model, drop_aliases(content["network_weights"], checkpoints[0])
+    return replace(model, **_trained_here(folder)), drop_aliases(content["network_weights"], checkpoints[0])
+
+
+def _trained_here(folder: Path) -> dict:
+    """What an exported folder says of its weights beyond the published layout; nothing for a published one."""
+    path = folder / "inference_info.json"
+    own = _json(path).get("segfm3d") if path.is_file() else None
+    if own is None:
+        return {}
+    try:
+        return {"style": PromptStyle(**own["style"]), "keep_proportions": own["keep_proportions"]}
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: 'segfm3d' is not usable ({error!r}); expected style and proportions") from error
 
 
 def drop_aliases(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -224,21 +236,48 @@ def _json(path: Path) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Converts an nnInteractive folder to one file of ours."""
-    parser = argparse.ArgumentParser(prog="python -m inference.checkpoint", description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="plans.json, dataset.json, fold_0 or fold_all/checkpoint_final.pth")
-    parser.add_argument("out", type=Path, help="the file to write, for example weights/nninteractive.pt")
+    """Converts an nnInteractive folder to one file of ours, or weights to a folder that nnInteractive loads."""
+    parser = argparse.ArgumentParser(
+        prog="python -m inference.checkpoint",
+        usage="%(prog)s FOLDER OUT.pt\n       %(prog)s --to-nninteractive FOLDER [--weights FILE] [--licence NAME]",
+        description=main.__doc__,
+    )
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="plans.json, dataset.json, fold_0 or fold_all/checkpoint_final.pth"
+    )
+    parser.add_argument("out", type=Path, nargs="?", help="the file to write, for example weights/nninteractive.pt")
+    parser.add_argument("--to-nninteractive", type=Path, metavar="FOLDER", help="a new folder to write")
+    parser.add_argument("--weights", type=Path, default=Path("weights/default.pt"), help="what it is written from")
+    parser.add_argument("--licence", help="the weights' licence, which clients show (default: that of our own weights)")
     options = parser.parse_args(arguments)
+    importing = options.folder is not None and options.out is not None
+    if importing == (options.to_nninteractive is not None):
+        parser.error("expected FOLDER OUT.pt, or --to-nninteractive FOLDER")
+    source, target = (options.folder, options.out) if importing else (options.weights, options.to_nninteractive)
     try:
-        config, state = read_nninteractive(options.folder)
-        build(config, state, options.folder)
-        save(options.out, config, state)
+        if importing:
+            config, state = read_nninteractive(source)
+            build(config, state, source)
+            save(target, config, state)
+        else:
+            config, state = _export(source, target, options.licence)
     except (CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     parameters = sum(tensor.numel() for tensor in state.values())
-    print(f"{options.out}: {len(state)} tensors, {parameters:,} parameters, patch {config.patch}")
+    print(f"{target}: {len(state)} tensors, {parameters:,} parameters, patch {config.patch}")
     return 0
+
+
+def _export(weights: Path, folder: Path, licence: str | None) -> tuple[ModelConfig, dict[str, Tensor]]:
+    from inference.nninteractive_export import WEIGHTS_LICENCE, export  # It imports this module.
+
+    if folder.exists() and any(folder.iterdir()):
+        raise CheckpointError(f"{folder}: is not empty; expected a new folder, so that no other model is overwritten")
+    network, config = load(weights)
+    state = network.state_dict()
+    export(folder, config, state, licence or WEIGHTS_LICENCE)
+    return config, state
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--validate-every", type=int, default=500, metavar="STEPS")
     parser.add_argument("--steps", type=int, help="steps of the optimizer (default: from the configuration's epochs)")
     parser.add_argument("--patch", type=int, help="edge of the patch in voxels (default: the configuration's)")
+    parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: the configuration's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
     parser.add_argument("--workers", type=int, default=min(max(cores - 1, 1), 12), help="processes that draw samples")
@@ -82,6 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _config(options: argparse.Namespace) -> TrainingConfig:
     config = CONFIGS[options.config]
+    if options.learning_rate:
+        rates = {"learning_rate": options.learning_rate}
+        if config.final_learning_rate == config.learning_rate:  # A constant one stays constant.
+            rates["final_learning_rate"] = options.learning_rate
+        config = replace(config, **rates)
     # Three voxels in the lowest stage: with two, oneDNN's bfloat16 gradients are not always finite.
     edge = options.patch or (3 * config.model.network.stride if options.dry_run else None)
     if edge is None:
