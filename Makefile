@@ -43,6 +43,7 @@ RESULTS ?= runs/evaluation
 evaluate: $(VENV)/.development  ## evaluate as the organizers do: CASES=folder [IMAGE=name] [RESULTS=folder]
 	@test -n "$(CASES)" || { echo "evaluate: expected CASES=folder of *.npz that hold gts" >&2; exit 2; }
 	$(VENV)/bin/python -m evaluation run --cases $(CASES) --results $(RESULTS) --baseline ellipsoid
+	$(VENV)/bin/python -m evaluation run --cases $(CASES) --results $(RESULTS) --baseline random-walker
 	$(VENV)/bin/python -m evaluation run --cases $(CASES) --results $(RESULTS) \
 	  $(if $(filter command line environment,$(origin IMAGE)),--image $(IMAGE),--weights weights/default.pt)
 	$(VENV)/bin/python -m evaluation report --cases $(CASES) --results $(RESULTS)
