@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -61,8 +62,10 @@ def draw_box(channel: Tensor, box: Box, window: Window) -> None:
     """Sets the box's voxels to 1 (equation 1). It stays at least a voxel thick, however small the patch."""
     slices = []
     for lower, upper, start, size, patch in zip(box.lower, box.upper, window.start, window.size, window.patch):
-        first = round((lower - start) * patch / size)
-        last = max(round((upper + 1 - start) * patch / size), first + 1)
+        first, last = (round((edge - start) * patch / size) for edge in (lower, upper + 1))
+        if last <= first:  # Thinner than a voxel of the patch: the one that holds its centre.
+            first = math.floor(((lower + upper + 1) / 2 - start) * patch / size)
+            last = first + 1
         slices.append(slice(max(first, 0), max(last, 0)))
     channel[tuple(slices)] = 1
 

@@ -112,6 +112,12 @@ class TestReading:
         assert case.objects[0].box == BOX
         assert "inverted" in case.notes[0]
 
+    def test_coordinates_that_are_no_integers_are_rounded(self, tmp_path: Path) -> None:
+        entry = {key: np.float64(value) - 0.3 for key, value in box_entry(BOX).items()}
+        clicks = [{"fg": [[1.7, 2.2, 2.9]], "bg": []}]
+        case = read_case(write_keys(tmp_path / "a.npz", volume(SHAPE), {"boxes": [entry], "clicks": clicks}))
+        assert case.objects == (ObjectPrompts(1, BOX, (Click((2, 2, 3), True),)),)
+
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "ten", 10**400], ids=lambda v: str(v)[:4])
     def test_a_box_without_a_number_is_no_box(self, tmp_path: Path, value: object) -> None:
         entry = box_entry(BOX) | {"z_mid_x_max": value}
@@ -150,6 +156,13 @@ class TestReading:
         case = read_case(write_case(tmp_path / "a.npz", volume(SHAPE), [BOX], spacing=np.array(spacing)))
         assert case.spacing == (1.0, 1.0, 1.0)
         assert "spacing" in case.notes[0]
+
+    @pytest.mark.parametrize("dtype", ["?", "u1", "i8", "f4"])
+    def test_a_previous_mask_of_any_dtype_is_read_as_labels(self, tmp_path: Path, dtype: str) -> None:
+        previous = (volume(SHAPE) > 99).astype(dtype)
+        case = read_case(write_case(tmp_path / "a.npz", volume(SHAPE), [BOX], prev_pred=previous))
+        assert case.previous.dtype == np.uint8
+        np.testing.assert_array_equal(case.previous, previous)
 
     def test_a_previous_mask_of_another_shape_is_not_used(self, tmp_path: Path) -> None:
         case = read_case(write_case(tmp_path / "a.npz", volume(SHAPE), [BOX], prev_pred=np.ones((2, 2, 2), np.uint8)))

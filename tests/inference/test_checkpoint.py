@@ -160,11 +160,9 @@ def plans(config: NetworkConfig, patch: tuple[int, int, int]) -> dict[str, Any]:
         "arch_kwargs": arguments,
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
-    base = {"patch_size": list(patch), "batch_size": 2, "spacing": [1.0, 1.0, 1.0], "architecture": architecture}
-    return {
-        "dataset_name": "Dataset001_Test",
-        "configurations": {"3d_fullres": base, "3d_fullres_bs24": {"inherits_from": "3d_fullres", "batch_size": 24}},
-    }
+    base = {"patch_size": [32, 32, 32], "batch_size": 2, "spacing": [1.0, 1.0, 1.0], "architecture": architecture}
+    used = {"inherits_from": "3d_fullres", "batch_size": 24, "patch_size": list(patch)}
+    return {"dataset_name": "Dataset001_Test", "configurations": {"3d_fullres": base, "3d_fullres_bs24": used}}
 
 
 def beside_the_weights() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inference.case import Box, Click, ObjectPrompts, Voxel
@@ -86,6 +86,7 @@ class TestBox:
         channel = channels_of(ObjectPrompts(1, Box((-5, -5, -5), (0, 0, 0))))[BOX]
         assert channel.sum() == channel[0, 0, 0] == 1
 
+    @example(voxel=(0, 67, 0), clicks=[(0, 0, 0)], keep=False)
     @given(voxel=voxels(SHAPE), clicks=st.lists(voxels(SHAPE), max_size=3), keep=st.booleans())
     def test_one_voxel_is_never_lost(self, voxel: Voxel, clicks: list[Voxel], keep: bool) -> None:
         prompts = ObjectPrompts(1, Box(voxel, voxel), tuple(Click(position, True) for position in clicks))
