@@ -23,6 +23,7 @@ class Sampling:
         augment: whether samples are flipped, turned and changed in their intensities.
         synthetic: share of real samples whose image is made anew from the label map (:mod:`training.synthesis`).
         random_shapes: share of samples that are a random blob in a random texture.
+        regions: share of samples whose object is a region of similar intensity that no label knows.
     """
 
     clicks: tuple[float, ...]
@@ -33,6 +34,7 @@ class Sampling:
     augment: bool
     synthetic: float
     random_shapes: float
+    regions: float
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ PAPER = TrainingConfig(
         augment=False,
         synthetic=0.0,
         random_shapes=0.0,
+        regions=0.0,
     ),
     batch=2,
     accumulate=8,
@@ -102,14 +105,15 @@ DEFAULT = TrainingConfig(
         keep_proportions=False,
     ),
     sampling=Sampling(
-        clicks=(0.4, 0.25, 0.15, 0.1, 0.05, 0.05),
+        clicks=(0.35, 0.3, 0.15, 0.1, 0.05, 0.05),
         no_box=0.3,
         no_prompt=0.02,
         modalities=(("CT", 1.0), ("MR", 2.0), ("PET", 1.0), ("US", 0.7), ("Microscopy", 1.0)),
         perfect_window=0.5,
         augment=True,
-        synthetic=0.05,
-        random_shapes=0.03,
+        synthetic=0.1,
+        random_shapes=0.05,
+        regions=0.15,
     ),
     batch=4,
     accumulate=1,

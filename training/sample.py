@@ -16,7 +16,9 @@ from inference.window import Window, window_for
 from training.augment import change_intensities, flip_and_turn
 from training.config import Sampling, TrainingConfig
 from training.dataset import Volume
-from training.synthesis import random_shape, smooth_noise, synthesize
+from training.synthesis import random_shape, region, smooth_noise, synthesize
+
+REGION_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,49 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
     return _augmented(sample, random) if sampling.augment else sample
 
 
+def make_region_sample(volume: Volume, config: TrainingConfig, random: np.random.Generator) -> Sample | None:
+    """A region of a real image that no label knows (:func:`training.synthesis.region`); None if none was found."""
+    for _ in range(REGION_ATTEMPTS):
+        sample = _try_region(volume, config, random)
+        if sample is not None:
+            return sample
+    return None
+
+
+def _try_region(volume: Volume, config: TrainingConfig, random: np.random.Generator) -> Sample | None:
+    sampling, model = config.sampling, config.model
+    shape = volume.labels.shape
+    zoom = float(np.exp(random.uniform(math.log(0.6), math.log(2.0))))
+    size = tuple(max(round(zoom * n), 8) for n in model.patch)
+    # The middle of the window lies anywhere in the image.
+    start = tuple(int(random.integers(-(n // 2), extent - n // 2 + 1)) for n, extent in zip(size, shape))
+    image = volume.image.crop(Window(start, size, model.patch))
+    truth = region(image, random)
+    return None if truth is None else _patch_sample(image, truth, sampling, model, random)
+
+
 def make_synthetic_sample(config: TrainingConfig, random: np.random.Generator) -> Sample:
     """A random blob in a random texture: an anatomy that no data set holds."""
     sampling, model = config.sampling, config.model
     blob = random_shape(model.patch, random)
     texture = smooth_noise(model.patch, int(random.integers(4, 12)), random)
-    occupied = blob.nonzero()
-    box = Box(tuple(occupied.amin(dim=0).tolist()), tuple(occupied.amax(dim=0).tolist()))
+    return _patch_sample(synthesize(texture, blob.int(), random), blob, sampling, model, random)
+
+
+def _patch_sample(
+    image: Tensor, truth: Tensor, sampling: Sampling, model: ModelConfig, random: np.random.Generator
+) -> Sample:
+    """A sample from an image and an object that exist in the patch only."""
+    prompts = ObjectPrompts(1)
     has_box = random.random() >= sampling.no_box
-    whole = Window((0, 0, 0), model.patch, model.patch)
-    prompts = ObjectPrompts(1, box=box if has_box else None)
-    channels = encode(synthesize(texture, blob.int(), random), None, prompts, whole, model.style)
-    return _augmented(Sample(channels, blob, first_click=not has_box), random)
+    if has_box:
+        box = box_from_mask(truth.numpy(), random)
+        lower = (box["z_min"], box["z_mid_y_min"], box["z_mid_x_min"])
+        upper = (box["z_max"], box["z_mid_y_max"], box["z_mid_x_max"])
+        prompts = replace(prompts, box=Box(lower, upper))
+    channels = encode(image, None, prompts, Window((0, 0, 0), model.patch, model.patch), model.style)
+    sample = Sample(channels, truth, first_click=not has_box)
+    return _augmented(sample, random) if sampling.augment else sample
 
 
 def crop(volume: Volume, prompts: ObjectPrompts, window: Window, model: ModelConfig, first_click: bool) -> Sample:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.config import TrainingConfig
 from training.dataset import Volume
-from training.sample import Sample, file_probabilities, make_sample, make_synthetic_sample
+from training.sample import Sample, file_probabilities, make_region_sample, make_sample, make_synthetic_sample
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,15 @@ class Steps(Dataset[Step]):
 
     def sample(self, step: int, place: int) -> Sample:
         random = np.random.default_rng((self.seed, step, place))
-        if random.random() < self.config.sampling.random_shapes:
+        sampling = self.config.sampling
+        chance = random.random()
+        if chance < sampling.random_shapes:
             return make_synthetic_sample(self.config, random)
         volume = self.volumes[random.choice(len(self.volumes), p=self.probabilities)]
+        if chance < sampling.random_shapes + sampling.regions:
+            sample = make_region_sample(volume, self.config, random)
+            if sample is not None:
+                return sample
         return make_sample(volume, int(random.choice(list(volume.objects))), self.config, random)
 
 

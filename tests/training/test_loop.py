@@ -191,6 +191,7 @@ def test_one_real_volume_is_learnt(real_volume: Path, tmp_path: Path):
         augment=False,
         synthetic=0,
         random_shapes=0,
+        regions=0,
     )
     config = replace(DEFAULT, model=model, sampling=sampling, batch=2, warmup=10, average=0.0)
     run = Run(tmp_path, steps=150, device=torch.device("cpu"), workers=0)
