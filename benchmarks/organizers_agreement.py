@@ -30,9 +30,7 @@ def main() -> int:
         prog="python -m benchmarks.organizers_agreement", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--cases", type=Path, required=True, help="the folder of cases that their script was given")
-    parser.add_argument(
-        "--theirs", type=Path, required=True, help="what it wrote for the team: a table and .npz files"
-    )
+    parser.add_argument("--theirs", type=Path, required=True, help="what it wrote for the team: a table and .npz files")
     parser.add_argument("--log", type=Path, required=True, help="what it printed with --verbose")
     options = parser.parse_args()
     tables = list(options.theirs.glob("*_metrics.csv"))

@@ -9,9 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from inference import checkpoint
 from inference.case import CaseError
+from inference.network import NetworkConfig
+from inference.nninteractive_export import export
 from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.loop import Run, train
@@ -44,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pieces", type=float, metavar="MB", help="also write the weights in pieces of at most so many MB"
     )
+    parser.add_argument("--nninteractive", action="store_true", help="also write an nnInteractive folder")
     parser.add_argument(
         "--dry-run", action="store_true", help="8 volumes, 6 steps, a small patch: does everything once, in a minute"
     )
@@ -54,10 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Trains; errors of use end it with one line and exit code 1."""
     options = parser().parse_args(arguments)
     try:
-        config = _config(options)
+        initial, network = _weights(options.init)
+        config = _config(options, network)
         volumes = load_volumes(options.data, at_most=8 if options.dry_run else None)
         validation = tuple(load_cases(options.validation)) if options.validation else ()
-        initial = checkpoint.load(options.init)[0].state_dict() if options.init else None
     except (OSError, ValueError, CaseError, checkpoint.CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -72,27 +76,37 @@ def main(arguments: list[str] | None = None) -> int:
         validation=validation[:2] if options.dry_run else validation,
         validate_every=options.validate_every,
     )
-    train(config, volumes, run, initial)
+    weights = train(config, volumes, run, initial)
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"{options.out / 'weights.pt'}: {run.steps} steps; curves in {options.out / 'curves.png'}")
+        if options.nninteractive:
+            export(options.out / "nninteractive", config.model, weights.state_dict())
         if options.pieces:
             for piece in split(options.out / "weights.pt", options.pieces):
                 print(piece)
     return 0
 
 
-def _config(options: argparse.Namespace) -> TrainingConfig:
+def _weights(path: Path | None) -> tuple[dict[str, Tensor] | None, NetworkConfig | None]:
+    if path is None:
+        return None, None
+    network, model = checkpoint.load(path)
+    return network.state_dict(), model.network
+
+
+def _config(options: argparse.Namespace, network: NetworkConfig | None) -> TrainingConfig:
+    """The configuration with what the options change; weights to begin with bring their network."""
     config = CONFIGS[options.config]
     if options.learning_rate:
         rates = {"learning_rate": options.learning_rate}
         if config.final_learning_rate == config.learning_rate:  # A constant one stays constant.
             rates["final_learning_rate"] = options.learning_rate
         config = replace(config, **rates)
+    network = network or config.model.network
     # Three voxels in the lowest stage: with two, oneDNN's bfloat16 gradients are not always finite.
-    edge = options.patch or (3 * config.model.network.stride if options.dry_run else None)
-    if edge is None:
-        return config
-    return replace(config, model=replace(config.model, patch=(edge, edge, edge)))
+    edge = options.patch or (3 * network.stride if options.dry_run else None)
+    patch = config.model.patch if edge is None else (edge, edge, edge)
+    return replace(config, model=replace(config.model, network=network, patch=patch))
 
 
 def _steps(config: TrainingConfig, volumes: list[Volume]) -> int:

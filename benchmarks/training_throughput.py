@@ -1,0 +1,93 @@
+"""`python -m benchmarks.training_throughput --data DIR`: what a training sample costs, and what of it is spent where.
+
+Measures, in samples a second: the loader alone, the step alone (on samples drawn before), and both together; and the
+share of a step's time that the simulated clicks take. Medians over the steps, in one run, on the same samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from training import interaction
+from training.config import CONFIGS
+from training.dataset import load_volumes
+from training.loop import Run, accumulate, begin, update
+from training.stream import Step, Steps, stream
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training_throughput", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of *.npz with imgs and gts")
+    parser.add_argument("--config", choices=sorted(CONFIGS), default="default")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    config, device = CONFIGS[options.config], torch.device(options.device)
+    volumes = load_volumes(options.data)
+    steps = Steps(volumes, config, seed=0)
+    samples = config.batch * config.accumulate
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder), options.steps, device)
+        state = begin(config, run, None)
+
+        def step(drawn: Step) -> None:
+            accumulate(state.network, state, drawn, config, run)
+            update(state, config)
+
+        print(f"configuration {options.config}, patch {config.model.patch}, {samples} samples a step, on {device},")
+        print(f"{options.workers} worker(s), {torch.get_num_threads()} thread(s); medians of {options.steps} steps")
+        loading = _intervals(stream(steps, 0, options.steps + 2, options.workers, device))
+        print(f"loader alone          {samples / loading:8.2f} samples/s")
+        drawn = [steps[number] for number in range(options.steps + 2)]
+        stepping, clicking = _step_seconds(drawn, step)
+        print(f"step alone            {samples / stepping:8.2f} samples/s")
+        both = _intervals(_after(stream(steps, 0, options.steps + 2, options.workers, device), step))
+        print(f"loader and step       {samples / both:8.2f} samples/s")
+        print(f"click generation      {clicking:8.1%} of a step")
+
+
+def _intervals(items) -> float:
+    """The median time between items, the first two left out."""
+    times = [time.perf_counter() for _ in items]
+    return statistics.median(after - before for before, after in itertools.pairwise(times[1:]))
+
+
+def _after(items, action):
+    for item in items:
+        action(item)
+        yield item
+
+
+def _step_seconds(drawn: list[Step], step) -> tuple[float, float]:
+    """The median time of a step, and the share of all steps' time spent on finding and drawing clicks."""
+    spent = 0.0
+    original = interaction._click
+
+    def timed(*arguments, **options) -> None:
+        nonlocal spent
+        began = time.perf_counter()
+        original(*arguments, **options)
+        spent += time.perf_counter() - began
+
+    seconds = []
+    with mock.patch.object(interaction, "_click", timed):
+        for item in drawn:
+            began = time.perf_counter()
+            step(item)
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:]), spent / sum(seconds)
+
+
+if __name__ == "__main__":
+    main()
