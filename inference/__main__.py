@@ -24,7 +24,8 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m inference",
         description="Segments every case (*.npz) of a folder: reads imgs, boxes, clicks and prev_pred, writes segs.",
-        epilog="Each option can also be given as a variable: --inputs as SEGFM3D_INPUTS, and so on.",
+        epilog="Each option can also be given as a variable: --inputs as SEGFM3D_INPUTS, and so on. "
+        "For a single NIfTI, NRRD, MHA or DICOM image: python -m inference IMAGE --help.",
     )
     parser.add_argument("--inputs", type=Path, default=Path(variable("SEGFM3D_INPUTS", "/workspace/inputs")))
     parser.add_argument("--outputs", type=Path, default=Path(variable("SEGFM3D_OUTPUTS", "/workspace/outputs")))
@@ -55,6 +56,9 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Walks the input folder; returns 0 if every case was read, segmented and written without an error."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and not arguments[0].startswith("-"):
+        return _one_image(arguments)
     chosen = options(arguments)
     spent = process_age()
     if not chosen.inputs.is_dir():
@@ -87,6 +91,18 @@ def main(arguments: list[str] | None = None) -> int:
     if failures:
         print(f"{failures} error(s); see above", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _one_image(arguments: list[str]) -> int:
+    """An image of any format instead of a folder of cases; what reads it is no part of the submission."""
+    try:
+        from conversion.direct import main as segment_image
+    except ModuleNotFoundError as error:
+        return _fail(
+            f"{arguments[0]}: reading an image needs {error.name}, which is not here; expected the whole "
+            "repository and what requirements-dev.txt names, or a folder of cases with --inputs"
+        )
+    return segment_image(arguments)
 
 
 def _run(path: Path, chosen: argparse.Namespace, segmenter: Segmenter | None, watchdog: Watchdog, spent: float) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,6 +129,7 @@ def segment_case(
     deadline: Deadline,
     watchdog: Watchdog | None = None,
     say: Callable[[str], None] = print,
+    bar: Callable[[tuple[ObjectPrompts, ...]], Iterable[ObjectPrompts]] = iter,
 ) -> np.ndarray:
     """Segments all objects of a case.
 
@@ -141,6 +142,7 @@ def segment_case(
         deadline: for this case; some of it is kept back for writing.
         watchdog: a shared one, so that a forward which overran an earlier case is waited for and not doubled.
         say: takes a line for people.
+        bar: goes through the objects, and may show people how far it is.
 
     Returns:
         (D, H, W) uint8 label map.
@@ -151,7 +153,7 @@ def segment_case(
     watchdog = watchdog or Watchdog()
     extents = _extents(case.previous)
     passes = None if segmenter is None else _Passes(case, segmenter, watchdog)
-    for index, prompts in enumerate(case.objects):
+    for index, prompts in enumerate(bar(case.objects)):
         previous = extents.get(prompts.label)
         found = None
         if passes is not None:

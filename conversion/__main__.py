@@ -1,0 +1,116 @@
+"""The command line: ``python -m conversion to-case``, then ``python -m conversion from-case``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conversion.case_file import read_result, write_case
+from conversion.masks import consecutive, read_labels
+from conversion.source import Source, add_options, read_source
+from conversion.volume import ConversionError, check_mask_name, read_volume, write_mask
+from evaluation.simulated_user import box_from_mask
+from inference.case import Box, ObjectPrompts
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; errors of use end it with one line and exit code 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.action(options)
+    except (ConversionError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m conversion", description="NIfTI, NRRD, MHA and DICOM to the challenge's case files, and back."
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    to_case = actions.add_parser("to-case", help="make a case file of an image, and of boxes, clicks and masks")
+    add_options(to_case)
+    to_case.add_argument("-o", "--output", type=Path, required=True, metavar="CASE.npz", help="case file to write")
+    to_case.add_argument(
+        "--mask",
+        type=Path,
+        help="the true label map, to train on or to evaluate with: stored as gts, labels renumbered 1…K; without "
+        "--box and --click, boxes are made of it as the challenge makes them",
+    )
+    to_case.set_defaults(action=_to_case)
+
+    from_case = actions.add_parser("from-case", help="write a result as a label map that lies where the image lies")
+    from_case.add_argument("result", type=Path, metavar="RESULT.npz", help="what inference wrote (segs)")
+    from_case.add_argument("--like", type=Path, required=True, metavar="IMAGE", help="the image that the case is of")
+    from_case.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="MASK", help="label map to write: .nii.gz, .nrrd or .mha"
+    )
+    from_case.set_defaults(action=_from_case)
+    return parser
+
+
+def _to_case(options: argparse.Namespace) -> None:
+    if options.output.suffix != ".npz" or not options.output.parent.is_dir():
+        raise ConversionError(f"{options.output}: expected a name that ends in .npz, in a folder that exists")
+    source = read_source(options)
+    truth, objects = None, source.objects
+    if options.mask is not None:
+        truth, objects = _with_truth(options.mask, source)
+    if not objects:
+        raise ConversionError(f"{options.image}: nothing says what to segment; expected --box, --click or --mask")
+    write_case(options.output, source.volume, source.spacing, objects, truth, source.previous)
+    boxes = sum(item.box is not None for item in objects)
+    clicks = sum(len(item.clicks) for item in objects)
+    shape = "×".join(map(str, source.volume.shape))
+    print(f"{options.output}: {shape} (z×y×x), {len(objects)} object(s), {boxes} box(es), {clicks} click(s)")
+
+
+def _with_truth(path: Path, source: Source) -> tuple[NDArray[np.uint8], tuple[ObjectPrompts, ...]]:
+    """The true label map, and the objects: as they were given, else with boxes made of it."""
+    truth, found = consecutive(read_labels(path, source.image))
+    if not found:
+        raise ConversionError(f"{path}: is empty; expected at least one label")
+    if found != list(range(1, len(found) + 1)):
+        print(f"{path.name}: labels {', '.join(map(str, found))} become 1 to {len(found)}")
+    if source.objects:
+        if len(source.objects) != len(found):
+            raise ConversionError(
+                f"{path}: {len(found)} label(s) for {len(source.objects)} object(s) with prompts; expected as many"
+            )
+        return truth, source.objects
+    random = np.random.default_rng(0)
+    return truth, tuple(
+        ObjectPrompts(label, _box(box_from_mask(truth == label, random))) for label in range(1, len(found) + 1)
+    )
+
+
+def _box(entry: dict[str, int]) -> Box:
+    return Box(
+        (entry["z_min"], entry["z_mid_y_min"], entry["z_mid_x_min"]),
+        (entry["z_max"], entry["z_mid_y_max"], entry["z_mid_x_max"]),
+    )
+
+
+def _from_case(options: argparse.Namespace) -> None:
+    check_mask_name(options.output)
+    labels = read_result(options.result)
+    image = read_volume(options.like)
+    expected = image.GetSize()[::-1]
+    if labels.shape != expected:
+        raise ConversionError(
+            f"{options.result}: is {labels.shape}, {options.like.name} is {expected} (z, y, x); expected the image "
+            "that the case was made of"
+        )
+    write_mask(options.output, labels, image)
+    present = ", ".join(str(label) for label in np.unique(labels) if label) or "none"
+    print(f"{options.output}: labels {present}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""A case file as the challenge has it: written from an image and prompts, and its result read back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conversion.volume import ConversionError
+from inference.atomic import replacing
+from inference.case import Box, CaseError, ObjectPrompts, read_array
+
+
+def write_case(
+    path: Path,
+    image: NDArray,
+    spacing: tuple[float, float, float],
+    objects: Sequence[ObjectPrompts],
+    truth: NDArray[np.uint8] | None = None,
+    previous: NDArray[np.uint8] | None = None,
+) -> None:
+    """Writes a case, whole or not at all.
+
+    Args:
+        path: the ``.npz`` to write; an older file is replaced.
+        image: (D, H, W), [0, 255].
+        spacing: millimetres along z, y, x.
+        objects: labels 1…K; a box for each or for none. Without boxes or clicks only the image and the truth are
+            written.
+        truth: ``gts``, (D, H, W), labels 0…K.
+        previous: ``prev_pred``, (D, H, W). With clicks and none of it, the empty one that the evaluator gives.
+
+    Raises:
+        ConversionError: some objects have a box and others none.
+        OSError: the folder cannot be written.
+    """
+    arrays: dict[str, NDArray] = {"imgs": image, "spacing": np.array(spacing, np.float64)}
+    boxes = [item.box for item in objects if item.box is not None]
+    clicked = any(item.clicks for item in objects)
+    if boxes and len(boxes) != len(objects):
+        raise ConversionError(
+            f"{len(boxes)} boxes for {len(objects)} objects; expected a --box for each object of a case, or for none"
+        )
+    if boxes:
+        arrays["boxes"] = np.array([_box_entry(box) for box in boxes])
+    if clicked:
+        arrays |= _clicks(objects)
+        previous = np.zeros(image.shape, np.uint8) if previous is None else previous
+    if previous is not None:
+        arrays["prev_pred"] = previous
+    if truth is not None:
+        arrays["gts"] = truth
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_result(path: Path) -> NDArray[np.uint8]:
+    """Reads ``segs`` of a result.
+
+    Raises:
+        ConversionError: unreadable, or not a label map.
+    """
+    try:
+        labels = read_array(path, "segs")
+    except CaseError as error:
+        raise ConversionError(str(error)) from error
+    if labels.ndim != 3 or labels.dtype.kind not in "bui" or labels.min() < 0 or labels.max() > 255:
+        raise ConversionError(
+            f"{path}: segs is {labels.dtype} {labels.shape}; expected a label map (D, H, W), 0 to 255"
+        )
+    return labels.astype(np.uint8)
+
+
+def _box_entry(box: Box) -> dict[str, int]:
+    (z_min, y_min, x_min), (z_max, y_max, x_max) = box.lower, box.upper
+    return {
+        "z_min": z_min,
+        "z_max": z_max,
+        "z_mid": z_min + (z_max - z_min + 1) // 2,
+        "z_mid_x_min": x_min,
+        "z_mid_x_max": x_max,
+        "z_mid_y_min": y_min,
+        "z_mid_y_max": y_max,
+    }
+
+
+def _clicks(objects: Sequence[ObjectPrompts]) -> dict[str, NDArray]:
+    """``clicks`` and ``clicks_order``; objects with fewer clicks than others have None for the steps that they lack."""
+    steps = max(len(item.clicks) for item in objects)
+    by_kind = np.empty(len(objects), object)
+    order = np.full((len(objects), steps), None, object)
+    for index, item in enumerate(objects):
+        by_kind[index] = {
+            kind: [list(click.position) for click in item.clicks if click.positive == (kind == "fg")]
+            for kind in ("fg", "bg")
+        }
+        order[index, : len(item.clicks)] = ["fg" if click.positive else "bg" for click in item.clicks]
+    # Made anew, numpy gives it the type that the challenge's files have: text, or objects where a None is among it.
+    return {"clicks": by_kind, "clicks_order": np.array(order.tolist())}

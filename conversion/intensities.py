@@ -1,0 +1,110 @@
+"""Intensities as the challenge has them: a range of [0, 255] (paper, section 3.2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conversion.volume import ConversionError
+
+TOP = 255
+
+PERCENTILES = (0.5, 99.5)
+
+CT_WINDOWS = {"soft": (400.0, 40.0), "lung": (1500.0, -160.0), "brain": (80.0, 40.0), "bone": (1800.0, 400.0)}
+"""Width and level in Hounsfield units, as the paper gives them."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The values that become 0 and 255; what lies beyond is clipped."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, width: float, level: float) -> Window:
+        return cls(level - width / 2, level + width / 2)
+
+
+def parse_window(text: str) -> Window | None:
+    """``soft``, ``lung``, ``brain``, ``bone``, or a width and a level as ``W,L``; None for ``percentile``.
+
+    Raises:
+        ConversionError: anything else.
+    """
+    if text == "percentile":
+        return None
+    try:
+        width, level = CT_WINDOWS[text] if text in CT_WINDOWS else map(float, text.split(","))
+    except ValueError:
+        width, level = 0.0, 0.0
+    if not (width > 0 and math.isfinite(width) and math.isfinite(level)):
+        raise ConversionError(
+            f"--window {text}: no such window; expected {', '.join(CT_WINDOWS)}, percentile, or W,L with W above 0"
+        )
+    return Window.of(width, level)
+
+
+def rescale(volume: NDArray, modality: str | None, window: str | None) -> tuple[NDArray, str]:
+    """Brings an image to [0, 255].
+
+    Args:
+        volume: (D, H, W), a real dtype. What is not finite counts as the smallest finite value.
+        modality: ``CT`` for the soft-tissue window where no other is asked for.
+        window: what :func:`parse_window` reads, which is then used whatever the image; None to choose as the paper
+            does: as it is if it is in [0, 255] already, else a window for CT and the percentiles for all others.
+
+    Returns:
+        the image, uint8 (or as it was, if it was left as it is), and a line about what was done.
+
+    Raises:
+        ConversionError: an unknown window, or no finite value at all.
+    """
+    asked = None if window is None else parse_window(window)
+    volume, note = _finite(volume)
+    if window is None and _in_range(volume):
+        unchanged = volume.astype(np.uint8) if volume.dtype.kind in "iu" else volume
+        return (
+            unchanged,
+            f"intensities {volume.min():g} to {volume.max():g}: in [0, {TOP}] already, left as they are{note}",
+        )
+    if asked is None and window is None and modality == "CT":
+        asked = Window.of(*CT_WINDOWS["soft"])
+    if asked is None:
+        asked = Window(*(float(value) for value in np.percentile(volume, PERCENTILES)))
+        if asked.high <= asked.low:  # All but a few voxels are the same: nothing to leave out.
+            asked = Window(float(volume.min()), float(volume.max()))
+    scale = TOP / (asked.high - asked.low) if asked.high > asked.low else 0.0
+    scaled = np.empty(volume.shape, np.uint8)
+    for plane, result in zip(volume, scaled):  # Slice by slice: no copy of the volume in floating point.
+        result[...] = np.rint((np.clip(plane.astype(np.float64), asked.low, asked.high) - asked.low) * scale)
+    return scaled, f"intensities {asked.low:g} to {asked.high:g} become 0 to {TOP}, others are clipped{note}"
+
+
+def _in_range(volume: NDArray) -> bool:
+    """Whether values are on the scale of [0, 255] already.
+
+    Fractions that stay in its lower half are not: they are a quantity of their own, such as an uptake or a ratio.
+    """
+    low, high = volume.min(), volume.max()
+    if low < 0 or high > TOP:
+        return False
+    return volume.dtype.kind in "biu" or high > TOP / 2 or bool((volume == np.rint(volume)).all())
+
+
+def _finite(volume: NDArray) -> tuple[NDArray, str]:
+    if volume.dtype.kind != "f":
+        return volume, ""
+    finite = np.isfinite(volume)
+    count = volume.size - int(finite.sum())
+    if count == 0:
+        return volume, ""
+    if count == volume.size:
+        raise ConversionError("the image has no finite value; expected numbers")
+    return np.where(
+        finite, volume, volume[finite].min()
+    ), f"; {count} voxels that are no finite number count as the least"

@@ -1,0 +1,112 @@
+"""A picture of a result: for each object three planes through its middle, with its box and its clicks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from conversion.source import Source
+from inference.atomic import replacing
+from inference.case import ObjectPrompts, Voxel
+
+MOST_OBJECTS = 12
+"""Rows of the picture; further objects are left out of it."""
+
+PLANES = {"L": "sagittal", "P": "coronal", "S": "axial"}
+"""The direction that a plane is perpendicular to, and what the plane is called."""
+
+
+def write_preview(path: Path, source: Source, labels: NDArray[np.uint8]) -> None:
+    """Writes the picture as PNG, whole or not at all.
+
+    The patient's left is on the right, the front at the top of an axial plane, the head at the top of the others, as
+    nearly as the image's axes allow; nothing is resampled.
+
+    Args:
+        labels: (D, H, W) label map of the source's objects.
+    """
+    objects = source.objects[:MOST_OBJECTS]
+    figure, axes = pyplot.subplots(
+        len(objects), 3, figsize=(12, 4.2 * len(objects)), squeeze=False, facecolor="black", layout="constrained"
+    )
+    directions = axis_directions(source)
+    for item, row in zip(objects, axes):
+        mask = labels == item.label
+        middle = _middle(mask, item)
+        for axis, view in enumerate(row):
+            _draw(view, source, mask, item, axis, middle, directions)
+        row[1].set_title(f"object {item.label}: {int(mask.sum())} voxels\n{row[1].get_title()}", color="white")
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=100)
+    pyplot.close(figure)
+
+
+def axis_directions(source: Source) -> tuple[tuple[str, int], ...]:
+    """For each axis of the array, z, y, x: the patient's direction (L, P or S) nearest to it, and 1 or −1 along it."""
+    columns = np.array(source.image.GetDirection()).reshape(3, 3).T[::-1]
+    nearest = np.abs(columns).argmax(axis=1)
+    return tuple(("LPS"[n], 1 if column[n] >= 0 else -1) for n, column in zip(nearest, columns))
+
+
+def _draw(
+    view: Axes,
+    source: Source,
+    mask: NDArray[np.bool_],
+    item: ObjectPrompts,
+    axis: int,
+    middle: Voxel,
+    directions: tuple[tuple[str, int], ...],
+) -> None:
+    rows, columns = (other for other in range(3) if other != axis)
+    view.imshow(
+        np.take(source.volume, middle[axis], axis),
+        cmap="gray",
+        interpolation="nearest",
+        aspect=source.spacing[rows] / source.spacing[columns],
+        origin="upper",
+    )
+    plane = np.take(mask, middle[axis], axis)
+    if plane.any() and not plane.all():
+        view.contour(plane, levels=[0.5], colors=["tab:orange"], linewidths=1.2)
+    if item.box is not None:
+        view.add_patch(
+            Rectangle(
+                (item.box.lower[columns] - 0.5, item.box.lower[rows] - 0.5),
+                item.box.size[columns],
+                item.box.size[rows],
+                fill=False,
+                edgecolor="tab:cyan",
+                linestyle="--",
+            )
+        )
+    for click in item.clicks:
+        colour = "lime" if click.positive else "red"
+        view.plot(click.position[columns], click.position[rows], "+" if click.positive else "x", color=colour, ms=9)
+    # Left and posterior grow to the right, posterior grows downwards, superior upwards.
+    if directions[columns][1] < 0:
+        view.invert_xaxis()
+    letter, sign = directions[rows]
+    if (letter == "S") == (sign > 0):
+        view.invert_yaxis()
+    view.set_title(f"{PLANES[directions[axis][0]]}, {'zyx'[axis]} = {middle[axis]}", color="white")
+    view.set_axis_off()
+
+
+def _middle(mask: NDArray[np.bool_], item: ObjectPrompts) -> Voxel:
+    """Where to cut: the slices with most of the object, or else where the user pointed."""
+    if mask.any():
+        return tuple(int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3))
+    if item.box is not None:
+        return tuple((lower + upper) // 2 for lower, upper in zip(item.box.lower, item.box.upper))
+    if item.clicks:
+        return item.clicks[-1].position
+    return tuple(n // 2 for n in mask.shape)

@@ -1,0 +1,168 @@
+"""Boxes and clicks as people type them.
+
+In voxels, in the order of the array, z,y,x: ``--box 10:20,30:60,40:80`` (both ends belong to the box) and
+``--click 15,45,60``. In millimetres of patient space, each axis by its name, in any order:
+``--box L=-20:10,P=5:40,S=-90:-60`` and ``--click L=-5,P=20,S=-75``. L, P and S grow to the patient's left, posterior
+and superior, as ITK and DICOM have it; R, A and I are the same axes seen from the other side, as 3D Slicer has it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import SimpleITK as sitk
+
+from conversion.volume import ConversionError, corners
+from inference.case import MAX_OBJECTS, Box, Click, ObjectPrompts, Voxel
+
+AXES = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+"""Direction in the patient -> axis of patient space (LPS), and its sign."""
+
+BOX_HELP = "z0:z1,y0:y1,x0:x1 in voxels, or L=a:b,P=a:b,S=a:b in mm"
+CLICK_HELP = "[OBJECT:][fg:|bg:]z,y,x in voxels, or …L=a,P=a,S=a in mm"
+
+
+def read_prompts(
+    boxes: Sequence[str], clicks: Sequence[str], image: sitk.Image, previous: int = 0
+) -> tuple[ObjectPrompts, ...]:
+    """What was typed -> what the network reads.
+
+    Args:
+        boxes: one an object; the n-th is object n's.
+        clicks: in the order in which they are meant; a click without an object's number is object 1's, one without
+            ``fg`` or ``bg`` lies in the object.
+        image: the image that they are about.
+        previous: objects that a previous mask holds, which need no further prompt.
+
+    Returns:
+        one an object, labels 1…K, K the number of boxes, of previous objects, or the highest that a click names.
+
+    Raises:
+        ConversionError: not a box or a click, outside the image, or an object that nothing is said of.
+    """
+    placed = [read_click(text, image) for text in clicks]
+    count = max([len(boxes), previous, *(label for label, _ in placed)])
+    if not 1 <= count <= MAX_OBJECTS:
+        raise ConversionError(f"{count} objects; expected 1 to {MAX_OBJECTS}, each with a --box or a --click")
+    objects = tuple(
+        ObjectPrompts(
+            label,
+            read_box(boxes[label - 1], image) if label <= len(boxes) else None,
+            tuple(click for number, click in placed if number == label),
+        )
+        for label in range(1, count + 1)
+    )
+    for item in objects:
+        if item.label > previous and item.box is None and not any(click.positive for click in item.clicks):
+            raise ConversionError(f"object {item.label} has neither a box nor a foreground click; expected one of them")
+    return objects
+
+
+def read_box(text: str, image: sitk.Image) -> Box:
+    """A box in voxels of the image (see the module's page).
+
+    In millimetres it holds every voxel that the box of patient space touches; where the image is oblique that is the
+    smallest box of voxels around it. What of it reaches outside the image is cut off.
+
+    Raises:
+        ConversionError: not a box, or outside the image.
+    """
+    option = f"--box {text}"
+    shape = image.GetSize()[::-1]
+    if "=" in text:
+        ranges = _named(option, text, _range)
+        ends = [sorted(ranges[axis]) for axis in range(3)]
+        points = [(x, y, z) for x in ends[0] for y in ends[1] for z in ends[2]]
+        voxels = np.array([_continuous(point, image) for point in points])
+        box = Box(_rounded(voxels.min(axis=0)), _rounded(voxels.max(axis=0))).clipped(shape)
+        if box is None:
+            raise ConversionError(f"{option}: lies outside the image, which spans {_extent(image)}")
+        return box
+    words = [re.fullmatch(r"\s*(-?\d+):(-?\d+)\s*", word) for word in text.split(",")]
+    ranges = [(int(word[1]), int(word[2])) for word in words if word is not None]
+    if len(words) != 3 or len(ranges) != 3 or any(first > last for first, last in ranges):
+        raise ConversionError(f"{option}: not a box; expected {BOX_HELP}")
+    for name, (first, last), size in zip("zyx", ranges, shape):
+        if first < 0 or last >= size:
+            raise ConversionError(
+                f"{option}: {name} {first}:{last} is not inside the image; expected 0:{size - 1} at most (z,y,x order)"
+            )
+    return Box(tuple(first for first, _ in ranges), tuple(last for _, last in ranges))
+
+
+def read_click(text: str, image: sitk.Image) -> tuple[int, Click]:
+    """The number of the object, and the click in voxels of the image (see the module's page).
+
+    Raises:
+        ConversionError: not a click, or outside the image.
+    """
+    option = f"--click {text}"
+    label, kind, place = re.fullmatch(r"(?:(\d+):)?(?:(fg|bg):)?(.*)", text).groups()
+    label = int(label or 1)
+    if not 1 <= label <= MAX_OBJECTS:
+        raise ConversionError(f"{option}: no object {label}; expected 1 to {MAX_OBJECTS}")
+    shape = image.GetSize()[::-1]
+    if "=" in place:
+        millimetres = _named(option, place, _number)
+        position = _rounded(_continuous(tuple(millimetres[axis][0] for axis in range(3)), image))
+        span = _extent(image)
+    else:
+        words = place.split(",")
+        if len(words) != 3 or not all(re.fullmatch(r"\s*-?\d+\s*", word) for word in words):
+            raise ConversionError(f"{option}: not a click; expected {CLICK_HELP}")
+        position = tuple(int(word) for word in words)
+        span = ", ".join(f"{name} 0 to {n - 1}" for name, n in zip("zyx", shape))
+    if not all(0 <= v < n for v, n in zip(position, shape)):
+        raise ConversionError(f"{option}: lies outside the image, which spans {span}")
+    return label, Click(position, positive=kind != "bg")
+
+
+def _named(option: str, text: str, read: Callable[[str], tuple[float, ...] | None]) -> dict[int, tuple[float, ...]]:
+    """Axis of patient space -> the numbers that ``read`` finds after its name, with its sign."""
+    found = {}
+    for word in text.split(","):
+        name, _, value = word.strip().partition("=")
+        axis, sign = AXES.get(name.upper(), (None, 0))
+        numbers = read(value)
+        if axis is None or numbers is None or axis in found:
+            raise ConversionError(
+                f"{option}: {word!r} is not understood; expected L (or R), P (or A) and S (or I), each once, as in "
+                f"{BOX_HELP if option.startswith('--box') else CLICK_HELP}"
+            )
+        found[axis] = tuple(sign * number for number in numbers)
+    if len(found) != 3:
+        raise ConversionError(f"{option}: names {len(found)} axes; expected all of L (or R), P (or A), S (or I)")
+    return found
+
+
+def _range(word: str) -> tuple[float, float] | None:
+    first, _, last = word.partition(":")
+    ends = _number(first), _number(last)
+    return None if None in ends else ends[0] + ends[1]
+
+
+def _number(word: str) -> tuple[float] | None:
+    try:
+        value = float(word)
+    except ValueError:
+        return None
+    return (value,) if math.isfinite(value) else None
+
+
+def _continuous(point: tuple[float, float, float], image: sitk.Image) -> np.ndarray:
+    """A point in patient space (x, y, z in mm) as a position among the voxels, (z, y, x)."""
+    return np.array(image.TransformPhysicalPointToContinuousIndex(point))[::-1]
+
+
+def _rounded(position: np.ndarray) -> Voxel:
+    return tuple(math.floor(v + 0.5) for v in position)
+
+
+def _extent(image: sitk.Image) -> str:
+    ends = corners(image)
+    return ", ".join(
+        f"{name} {low:.1f} to {high:.1f}" for name, low, high in zip("LPS", ends.min(axis=0), ends.max(axis=0))
+    )

@@ -1,0 +1,109 @@
+"""What is to be segmented, from the options that ``to-case`` and ``python -m inference IMAGE`` share."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from conversion.intensities import CT_WINDOWS, rescale
+from conversion.masks import read_labels
+from conversion.prompts import BOX_HELP, CLICK_HELP, read_prompts
+from conversion.volume import ConversionError, modality, read_volume
+from inference.case import ObjectPrompts
+
+COORDINATES = """\
+coordinates:
+  Voxels are counted from 0 in array order, z,y,x; both ends belong to a box:
+    --box 10:20,30:60,40:80 --click 15,45,60
+  Millimetres of patient space name their axes. L, P and S grow to the patient's left, posterior and superior,
+  as ITK and DICOM have it; R, A and I are the same axes from the other side, as 3D Slicer has it:
+    --box L=-20:10,P=5:40,S=-90:-60 --click R=5,A=-20,S=-75
+  The n-th --box is object n. A click is object 1's and lies in it, unless it says otherwise:
+    --click bg:15,45,60 --click 2:15,45,60 --click 2:bg:15,45,60
+"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image as the challenge has it, and what was said about it.
+
+    Args:
+        image: as it was read: its geometry is the result's.
+        volume: (D, H, W), [0, 255].
+        objects: labels 1…K; none if nothing was said.
+        previous: (D, H, W) label map of an earlier run, or None.
+    """
+
+    image: sitk.Image
+    volume: NDArray
+    objects: tuple[ObjectPrompts, ...]
+    previous: NDArray[np.uint8] | None
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres along z, y, x."""
+        return self.image.GetSpacing()[::-1]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = COORDINATES
+    parser.add_argument(
+        "image",
+        type=Path,
+        metavar="IMAGE",
+        help="NIfTI, NRRD, MHA, …; a folder of one DICOM series; or any one slice of a series",
+    )
+    parser.add_argument(
+        "--modality",
+        choices=("CT", "MR", "PET", "US", "Microscopy"),
+        help="what the image is; CT gets a window, all others are clipped at percentiles 0.5 and 99.5 "
+        "(default: what DICOM says)",
+    )
+    parser.add_argument(
+        "--window",
+        metavar="NAME|W,L",
+        help=f"{', '.join(CT_WINDOWS)}, percentile, or width,level; applied whatever the image "
+        "(default: soft for CT; none for an image in [0, 255] already)",
+    )
+    parser.add_argument(
+        "--box",
+        action="append",
+        default=[],
+        metavar="BOX",
+        help=f"an object's box: {BOX_HELP}; repeat for more objects",
+    )
+    parser.add_argument(
+        "--click", action="append", default=[], metavar="CLICK", help=f"a click: {CLICK_HELP}; repeat for more"
+    )
+    parser.add_argument(
+        "--previous", type=Path, metavar="MASK", help="label map of an earlier run that the clicks correct"
+    )
+
+
+def read_source(options: argparse.Namespace) -> Source:
+    """Reads what the options name, and says how intensities were brought to [0, 255].
+
+    Raises:
+        ConversionError: an image, a mask or an option that cannot be used.
+    """
+    image = read_volume(options.image)
+    kind = options.modality or modality(options.image)
+    previous = None if options.previous is None else read_labels(options.previous, image)
+    known = 0 if previous is None else int(previous.max())
+    said = options.box or options.click or known
+    objects = read_prompts(options.box, options.click, image, known) if said else ()
+    raw = sitk.GetArrayViewFromImage(image)
+    try:
+        volume, note = rescale(raw, kind, options.window)
+    except ConversionError as error:
+        raise ConversionError(f"{options.image}: {error}") from error
+    print(f"{options.image.name}: {note}")
+    if kind is None and options.window is None and raw.min() < -500:
+        print(f"{options.image.name}: values down to {raw.min():g} look like CT; if it is one, say --modality CT")
+    return Source(image, volume, objects, previous)

@@ -1,0 +1,211 @@
+"""The commands as people run them: an image to a case, a case's result to a mask, an image to a mask in one go."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from grids import place, rotation
+
+from conversion.__main__ import main
+from conversion.volume import check_same_grid, read_volume, write_mask
+from evaluation.cases import read_evaluation_case
+from evaluation.simulated_user import box_from_mask
+from inference.__main__ import main as inference
+from inference.case import Box, Click, read_case, write_segmentation
+from tests.inference.factories import write_weights
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_weights(tmp_path_factory.mktemp("weights") / "tiny.pt")
+
+
+def labelled(folder: Path, image: sitk.Image, labels: tuple[int, ...] = (1, 2)) -> tuple[Path, Path, np.ndarray]:
+    """An image and its label map on disk, and the labels (D, H, W): a block an object."""
+    mask = np.zeros(image.GetSize()[::-1], np.uint8)
+    for index, label in enumerate(labels):
+        mask[1:4, 1 + 3 * index : 4 + 3 * index, 2:5] = label
+    sitk.WriteImage(image, str(folder / "scan.nii.gz"))
+    write_mask(folder / "truth.nii.gz", mask, image)
+    return folder / "scan.nii.gz", folder / "truth.nii.gz", mask
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object, command=main) -> str:
+    """What a command says when it refuses: one line, and nothing is written."""
+    output = next((Path(str(b)) for a, b in itertools.pairwise(arguments) if a == "-o"), None)
+    assert command([str(argument) for argument in arguments]) != 0
+    assert output is None or not output.exists()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
+
+
+class TestToCase:
+    def test_what_was_typed_is_what_inference_reads(self, image_file: Path, tmp_path: Path) -> None:
+        case_path = tmp_path / "CT_scan.npz"
+        prompts = ["--box", "1:3,2:6,1:4", "--box", "0:4,0:8,0:6", "--click", "2:4,5,6", "--click", "bg:1,1,1"]
+        assert main(["to-case", str(image_file), "-o", str(case_path), "--modality", "CT", *prompts]) == 0
+        case = read_case(case_path)
+        assert case.notes == ()
+        assert case.spacing == pytest.approx((3.1, 1.3, 0.7))
+        assert [item.box for item in case.objects] == [Box((1, 2, 1), (3, 6, 4)), Box((0, 0, 0), (4, 8, 6))]
+        assert case.objects[0].clicks == (Click((1, 1, 1), False),)
+        assert case.objects[1].clicks == (Click((4, 5, 6), True),)
+        raw = sitk.GetArrayFromImage(read_volume(image_file)).astype(float)
+        assert np.abs(case.image - (np.clip(raw, -160, 240) + 160) / 400 * 255).max() <= 0.5 + 1e-9
+        # The evaluator hands an empty mask to the first run with clicks.
+        assert case.previous is not None and not case.previous.any()
+
+    def test_order_of_clicks_is_kept(self, image_file: Path, tmp_path: Path) -> None:
+        clicks = ["1,1,1", "bg:2,2,2", "2:3,3,3", "bg:0,0,0", "1:4,4,4"]
+        arguments = [word for click in clicks for word in ("--click", click)]
+        assert main(["to-case", str(image_file), "-o", str(tmp_path / "case.npz"), *arguments]) == 0
+        first, second = read_case(tmp_path / "case.npz").objects
+        assert [(click.position[0], click.positive) for click in first.clicks] == [
+            (1, True),
+            (2, False),
+            (0, False),
+            (4, True),
+        ]
+        assert [click.position for click in second.clicks] == [(3, 3, 3)]
+
+    def test_a_mask_becomes_truth_and_boxes_as_the_challenge_makes_them(self, tmp_path: Path) -> None:
+        scan, truth, labels = labelled(tmp_path, place(direction=rotation()), labels=(3, 9))
+        assert main(["to-case", str(scan), "-o", str(tmp_path / "case.npz"), "--mask", str(truth)]) == 0
+        case = read_evaluation_case(tmp_path / "case.npz")
+        np.testing.assert_array_equal(case.truth, np.select([labels == 3, labels == 9], [1, 2]))
+        random = np.random.default_rng(0)
+        with np.load(tmp_path / "case.npz", allow_pickle=True) as written:
+            assert list(written["boxes"]) == [box_from_mask(labels == label, random) for label in (3, 9)]
+
+    def test_a_previous_mask_is_handed_on(self, tmp_path: Path) -> None:
+        scan, truth, labels = labelled(tmp_path, place())
+        arguments = ["--previous", str(truth), "--click", "2:bg:0,0,0"]
+        assert main(["to-case", str(scan), "-o", str(tmp_path / "case.npz"), *arguments]) == 0
+        case = read_case(tmp_path / "case.npz")
+        np.testing.assert_array_equal(case.previous, labels)
+        assert [len(item.clicks) for item in case.objects] == [0, 1]
+
+    def test_dicom_says_itself_that_it_is_ct(self, raw: Path, tmp_path: Path) -> None:
+        scan = raw / "dicom_ct_head"
+        assert main(["to-case", str(scan), "-o", str(tmp_path / "a.npz"), "--box", "1:9,1:9,1:9"]) == 0
+        arguments = ["--box", "1:9,1:9,1:9", "--window", "400,40"]
+        assert main(["to-case", str(scan), "-o", str(tmp_path / "b.npz"), *arguments]) == 0
+        np.testing.assert_array_equal(read_case(tmp_path / "a.npz").image, read_case(tmp_path / "b.npz").image)
+
+    def test_refusals(self, image_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        case = tmp_path / "case.npz"
+        start = ("to-case", image_file, "-o", case)
+        box = ("--box", "1:2,1:2,1:2")
+        assert "nothing says what to segment" in self.refused(capsys, *start)
+        assert "expected a --box for each object" in self.refused(capsys, *start, *box, "--click", "2:1,1,1")
+        assert "--window liver: no such window" in self.refused(capsys, *start, *box, "--window", "liver")
+        assert "ends in .npz" in refusal(capsys, "to-case", image_file, "-o", tmp_path / "case.nii", *box)
+        assert "no such file" in refusal(capsys, "to-case", tmp_path / "none.nii", "-o", case, *box)
+        empty = sitk.GetImageFromArray(np.zeros((5, 9, 7), np.uint8))
+        empty.CopyInformation(read_volume(image_file))
+        sitk.WriteImage(empty, str(tmp_path / "empty.nrrd"))
+        assert "is empty" in self.refused(capsys, *start, "--mask", tmp_path / "empty.nrrd")
+        _, elsewhere, _ = labelled(tmp_path, place())
+        assert "lies elsewhere than the image" in self.refused(capsys, *start, "--mask", elsewhere)
+
+    def test_as_many_labels_as_prompted_objects(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        scan, truth, _ = labelled(tmp_path, place())
+        arguments = ("to-case", scan, "-o", tmp_path / "case.npz", "--mask", truth, "--box", "1:2,1:2,1:2")
+        assert "2 label(s) for 1 object(s)" in self.refused(capsys, *arguments)
+
+    @staticmethod
+    def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+        capsys.readouterr()
+        return refusal(capsys, *arguments)
+
+
+class TestFromCase:
+    @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+    def test_a_real_image_there_and_back(self, real_file: Path, ending: str, tmp_path: Path) -> None:
+        """Image -> case -> a result of the case's shape -> mask: each voxel where it was, in space too."""
+        case, mask = tmp_path / "case.npz", tmp_path / f"mask{ending}"
+        assert main(["to-case", str(real_file), "-o", str(case), "--box", "2:9,20:40,30:50"]) == 0
+        labels = (read_case(case).image > 100).astype(np.uint8)
+        write_segmentation(tmp_path / "result.npz", labels)
+        assert main(["from-case", str(tmp_path / "result.npz"), "--like", str(real_file), "-o", str(mask)]) == 0
+        image, written = read_volume(real_file), sitk.ReadImage(str(mask))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(written), labels)
+        check_same_grid(mask, written, image)
+        resampled = sitk.Resample(written, image, sitk.Transform(), sitk.sitkNearestNeighbor)
+        inner = (slice(1, -1),) * 3
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(resampled)[inner], labels[inner])
+
+    def test_refusals(self, image_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        out = ("-o", tmp_path / "mask.nii.gz")
+        write_segmentation(tmp_path / "other.npz", np.zeros((2, 3, 4), np.uint8))
+        np.savez(tmp_path / "case.npz", imgs=np.zeros((5, 9, 7), np.uint8))
+        (tmp_path / "broken.npz").write_bytes(b"PK")
+        start = ("from-case", tmp_path / "other.npz", "--like")
+        assert "is (2, 3, 4), scan.nrrd is (5, 9, 7)" in refusal(capsys, *start, image_file, *out)
+        assert "no key 'segs'" in refusal(capsys, "from-case", tmp_path / "case.npz", "--like", image_file, *out)
+        assert "not a readable" in refusal(capsys, "from-case", tmp_path / "broken.npz", "--like", image_file, *out)
+        assert "unknown ending" in refusal(capsys, *start, image_file, "-o", tmp_path / "mask.stl")
+
+
+class TestOneGo:
+    def test_an_image_becomes_a_mask_and_a_picture(
+        self, image_file: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        mask, picture = tmp_path / "mask.nii.gz", tmp_path / "preview.png"
+        options = ["-o", str(mask), "--preview", str(picture), "--weights", str(weights), "--device", "cpu"]
+        prompts = ["--box", "1:3,2:6,1:4", "--click", "2:2,7,5"]
+        assert inference([str(image_file), *prompts, *options]) == 0
+        assert "objects: 100%" in capsys.readouterr().err
+        check_same_grid(mask, sitk.ReadImage(str(mask)), read_volume(image_file))
+        assert sitk.GetArrayFromImage(sitk.ReadImage(str(picture))).std() > 10
+
+    def test_it_is_what_the_longer_way_gives(self, image_file: Path, weights: Path, tmp_path: Path) -> None:
+        """to-case, inference over a folder, from-case."""
+        prompts = ["--box", "1:3,2:6,1:4", "--box", "0:2,0:3,3:6", "--click", "bg:2,3,3"]
+        common = ["--weights", str(weights), "--device", "cpu"]
+        assert inference([str(image_file), *prompts, "-o", str(tmp_path / "direct.nrrd"), *common]) == 0
+        (tmp_path / "in").mkdir()
+        assert main(["to-case", str(image_file), "-o", str(tmp_path / "in" / "case.npz"), *prompts]) == 0
+        folders = ["--inputs", str(tmp_path / "in"), "--outputs", str(tmp_path / "out")]
+        # The challenge's clock starts with the process, which here is as old as the tests.
+        assert inference([*folders, "--seconds-per-class", "1e6", *common]) == 0
+        result = tmp_path / "out" / "case.npz"
+        assert main(["from-case", str(result), "--like", str(image_file), "-o", str(tmp_path / "long.nrrd")]) == 0
+        direct, long = (sitk.ReadImage(str(tmp_path / name)) for name in ("direct.nrrd", "long.nrrd"))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(direct), sitk.GetArrayFromImage(long))
+        assert len(np.unique(sitk.GetArrayFromImage(direct))) > 1
+
+    def test_refusals(
+        self, image_file: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        start = (image_file, "-o", tmp_path / "mask.nii.gz")
+        box = ("--box", "1:2,1:2,1:2")
+
+        def refused(*arguments: object) -> str:
+            capsys.readouterr()
+            return refusal(capsys, *arguments, command=inference)
+
+        assert "nothing says what to segment" in refused(*start, "--weights", weights)
+        assert "no such file; expected weights" in refused(*start, *box, "--weights", tmp_path / "none.pt")
+        assert "ends in .png" in refused(*start, *box, "--preview", tmp_path / "preview.svg")
+        assert "no such folder" in refused(image_file, *box, "-o", tmp_path / "nowhere" / "mask.nrrd")
+        assert "no such file or folder" in refused(tmp_path / "scan.dcm", *box, "-o", tmp_path / "mask.nrrd")
+
+    def test_where_only_inference_is_there_it_says_so(self, tmp_path: Path) -> None:
+        """As in the submission's image, which holds nothing else."""
+        root = Path(__file__).parents[2]
+        (tmp_path / "inference").symlink_to(root / "inference")
+        command = [sys.executable, "-m", "inference", "scan.nii.gz", "--box", "1:2,1:2,1:2", "-o", "mask.nii.gz"]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert finished.returncode == 1
+        assert finished.stderr.startswith("error: scan.nii.gz: reading an image needs conversion, which is not here")
+        assert finished.stderr.count("\n") == 1

@@ -1,0 +1,134 @@
+"""Boxes and clicks as typed, in voxels and in millimetres."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from grids import place, rotation
+
+from conversion.prompts import read_box, read_click, read_prompts
+from conversion.volume import ConversionError
+from inference.case import Box, Click
+
+
+def spoken(point: tuple[float, float, float], names: str = "LPS") -> str:
+    """A point of patient space as it is typed."""
+    signs = [1 if name in "LPS" else -1 for name in names]
+    return ",".join(f"{name}={sign * v:.6f}" for name, sign, v in zip(names, signs, point))
+
+
+@pytest.mark.parametrize("names", ["LPS", "RAS", "lps"])
+def test_a_click_in_millimetres_is_the_voxel_there(awkward: sitk.Image, names: str) -> None:
+    for x, y, z in [(0, 0, 0), (6, 8, 4), (3, 1, 2)]:
+        centre = awkward.TransformIndexToPhysicalPoint((x, y, z))
+        upper = names.upper()
+        text = spoken(centre, upper) if names == upper else spoken(centre).lower()
+        assert read_click(text, awkward) == (1, Click((z, y, x), True))
+
+
+def test_a_click_near_a_voxel_is_that_voxel(awkward: sitk.Image) -> None:
+    near = awkward.TransformContinuousIndexToPhysicalPoint((3.4, 0.6, 1.6))
+    assert read_click(f"2:bg:{spoken(near)}", awkward) == (2, Click((2, 1, 3), False))
+
+
+def test_a_box_in_millimetres_holds_what_it_holds(awkward: sitk.Image) -> None:
+    """Every voxel whose centre lies in the box of patient space is in the box of voxels, and every side is touched."""
+    ends = np.array([awkward.TransformIndexToPhysicalPoint(index) for index in [(2, 2, 1), (5, 6, 3)]])
+    lower, upper = ends.min(axis=0) - 0.05, ends.max(axis=0) + 0.05
+    box = read_box(",".join(f"{n}={a}:{b}" for n, a, b in zip("LPS", lower, upper)), awkward)
+    inside = [
+        (z, y, x)
+        for z, y, x in itertools.product(*(range(n) for n in awkward.GetSize()[::-1]))
+        if (
+            (awkward.TransformIndexToPhysicalPoint((x, y, z)) >= lower)
+            & (np.array(awkward.TransformIndexToPhysicalPoint((x, y, z))) <= upper)
+        ).all()
+    ]
+    assert (1, 2, 2) in inside and (3, 6, 5) in inside
+    assert all(box.contains(voxel) for voxel in inside)
+
+
+def test_a_box_along_the_patients_axes_is_exact() -> None:
+    image = place(direction=np.diag([-1.0, -1.0, 1.0]))
+    first, last = (image.TransformIndexToPhysicalPoint(index) for index in [(2, 3, 1), (5, 7, 3)])
+    text = ",".join(f"{name}={a}:{b}" for name, a, b in zip("LPS", first, last))
+    assert read_box(text, image) == Box((1, 3, 2), (3, 7, 5))
+    # From the other side, in another order, and back to front.
+    text = f"S={last[2]}:{first[2]},A={-first[1]}:{-last[1]},R={-last[0]}:{-first[0]}"
+    assert read_box(text, image) == Box((1, 3, 2), (3, 7, 5))
+
+
+def test_a_box_that_reaches_out_of_the_image_is_cut_off() -> None:
+    assert read_box("L=-1000:1000,P=-1000:1000,S=-5000:5000", place()) == Box((0, 0, 0), (4, 8, 6))
+
+
+def test_voxels_are_z_y_x_with_both_ends() -> None:
+    assert read_box("1:4,0:8,2:2", place()) == Box((1, 0, 2), (4, 8, 2))
+    assert read_click("4,8,6", place()) == (1, Click((4, 8, 6), True))
+
+
+def test_objects_are_numbered_and_clicks_keep_their_order() -> None:
+    objects = read_prompts(["0:1,0:1,0:1", "2:3,2:3,2:3"], ["bg:0,0,0", "2:1,1,1", "3:fg:2,2,2", "1:3,3,3"], place())
+    assert [item.label for item in objects] == [1, 2, 3]
+    assert [item.box for item in objects] == [Box((0, 0, 0), (1, 1, 1)), Box((2, 2, 2), (3, 3, 3)), None]
+    assert objects[0].clicks == (Click((0, 0, 0), False), Click((3, 3, 3), True))
+    assert objects[1].clicks == (Click((1, 1, 1), True),)
+    assert objects[2].clicks == (Click((2, 2, 2), True),)
+
+
+def test_an_object_of_a_previous_mask_needs_no_other_prompt() -> None:
+    objects = read_prompts([], ["bg:1,1,1"], place(), previous=2)
+    assert [len(item.clicks) for item in objects] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1:2", "not a box"),
+        ("1:2,3:4,5", "not a box"),
+        ("2:1,3:4,5:6", "not a box"),
+        ("1.5:2,3:4,5:6", "not a box"),
+        ("a:b,3:4,5:6", "not a box"),
+        ("0:5,0:1,0:1", "z 0:5 is not inside the image; expected 0:4 at most"),
+        ("0:1,0:1,-1:1", "x -1:1 is not inside"),
+        ("L=1:2,P=3:4", "names 2 axes"),
+        ("L=1:2,R=3:4,S=1:2", "'R=3:4' is not understood"),
+        ("L=1:2,P=3:4,T=1:2", "'T=1:2' is not understood"),
+        ("L=1:2,P=3,S=1:2", "'P=3' is not understood"),
+        ("L=1:nan,P=3:4,S=1:2", "is not understood"),
+        ("L=500:600,P=40:41,S=-1200:-1199", "lies outside the image, which spans L -80.5 to -76.3"),
+    ],
+)
+def test_no_box(text: str, message: str) -> None:
+    with pytest.raises(ConversionError) as caught:
+        read_box(text, place())
+    assert str(caught.value).startswith(f"--box {text}: ") and message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,2", "not a click"),
+        ("1,2,x", "not a click"),
+        ("fg1,2,3", "not a click"),
+        ("0:1,2,3", "no object 0"),
+        ("256:1,2,3", "no object 256"),
+        ("5,0,0", "lies outside the image, which spans z 0 to 4, y 0 to 8, x 0 to 6"),
+        ("bg:L=1,P=2", "names 2 axes"),
+        ("L=0,P=0,S=0", "lies outside the image, which spans L"),
+    ],
+)
+def test_no_click(text: str, message: str) -> None:
+    with pytest.raises(ConversionError) as caught:
+        read_click(text, place(direction=rotation()))
+    assert str(caught.value).startswith(f"--click {text}: ") and message in str(caught.value)
+
+
+@pytest.mark.parametrize("clicks", [["3:1,1,1"], ["bg:1,1,1"]])
+def test_an_object_that_nothing_is_said_of(clicks: list[str]) -> None:
+    with pytest.raises(ConversionError, match="object 1 has neither a box nor a foreground click"):
+        read_prompts([], clicks, place())
