@@ -1,0 +1,184 @@
+"""The page of a case: what it holds is the case, it needs nothing else, and a browser shows it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from blocks import SHAPE, write_case
+from PIL import Image
+
+from evaluation import view
+from evaluation.view import main
+from inference.case import read_case, write_segmentation
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+CLICKS = {
+    "clicks": np.array([{"fg": [[5, 8, 6]], "bg": [[1, 2, 3]]}, {"fg": [], "bg": []}]),
+    "clicks_order": np.array([["bg", "fg"], [None, None]], object),
+}
+
+
+def content_of(page: Path) -> dict:
+    return json.loads(re.search(r'id="content">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)[1])
+
+
+def image_of(content: dict) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in content["slices"]])
+
+
+def labels_of(content: dict, name: str) -> np.ndarray:
+    text = next(layer["labels"] for layer in content["layers"] if layer["name"] == name)
+    return np.frombuffer(gzip.decompress(base64.b64decode(text)), np.uint8).reshape(content["shown"])
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray, dict, str]:
+    """A case with clicks, its truth and its result, and the page that was made of them."""
+    previous = np.zeros(SHAPE, np.uint8)
+    previous[2:4] = 1
+    case = write_case(tmp_path / "CT_blocks.npz", prev_pred=previous, **CLICKS)
+    truth = np.load(case)["gts"]
+    result = np.roll(truth, 1, axis=0)
+    write_segmentation(tmp_path / "result.npz", result)
+    page = tmp_path / "page.html"
+    assert main([str(case), str(tmp_path / "result.npz"), "-o", str(page)]) == 0
+    return case, truth, result, content_of(page), page.read_text(encoding="utf-8")
+
+
+def test_the_page_holds_the_case(shown: tuple) -> None:
+    case, truth, result, content, _ = shown
+    np.testing.assert_array_equal(image_of(content), read_case(case).image)
+    np.testing.assert_array_equal(labels_of(content, "truth"), truth)
+    np.testing.assert_array_equal(labels_of(content, "result"), result)
+    np.testing.assert_array_equal(labels_of(content, "previous"), read_case(case).previous)
+    assert content["quality"] is None and content["step"] == [1, 1, 1]
+    assert content["spacing"] == [2.0, 1.0, 1.0]
+    for entry, item in zip(content["objects"], read_case(case).objects, strict=True):
+        assert entry["label"] == item.label
+        assert entry["box"] == [list(item.box.lower), list(item.box.upper)]
+        mask, found = truth == item.label, result == item.label
+        assert entry["voxels"] == {"result": found.sum(), "truth": mask.sum(), "previous": entry["voxels"]["previous"]}
+        assert entry["dsc"] == pytest.approx(2 * (mask & found).sum() / (mask.sum() + found.sum()))
+    assert content["objects"][0]["clicks"] == [[1, 2, 3, False], [5, 8, 6, True]]
+
+
+def test_the_page_asks_for_nothing(shown: tuple) -> None:
+    """No address of anything outside it, and a policy under which a browser would not fetch any."""
+    *_, text = shown
+    markup = re.sub(r'id="content">.*?</script>', "", text, flags=re.DOTALL)
+    assert "default-src 'none'" in markup
+    assert not re.search(r"https?://|<link|@import|<script[^>]+src|<img|fetch\(", markup)
+
+
+def test_without_boxes_result_or_truth(tmp_path: Path) -> None:
+    case = write_case(tmp_path / "case.npz", boxes=None, gts=None, spacing=None)
+    assert main([str(case), "-o", str(tmp_path / "page.html")]) == 0
+    content = content_of(tmp_path / "page.html")
+    assert content["layers"] == [] and content["objects"][0]["box"] is None
+    assert any("spacing" in note for note in content["notes"])
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
+def test_values_of_any_range_are_shown_and_told(dtype: type, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(0, 500, SHAPE).astype(dtype)
+    case = write_case(tmp_path / "case.npz", imgs=values)
+    assert main([str(case), "-o", str(tmp_path / "page.html")]) == 0
+    content = content_of(tmp_path / "page.html")
+    told = content["low"] + image_of(content) * (content["high"] - content["low"]) / 255
+    step = (content["high"] - content["low"]) / 255
+    assert np.abs(told - np.clip(values, content["low"], content["high"])).max() <= 0.5 * step + 1
+    assert (values > content["high"]).mean() < 0.002 and content["low"] == values.min()
+
+
+def test_a_page_that_would_be_too_large_is_stored_coarser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 100, 100), dtype=np.uint8)
+    case = write_case(tmp_path / "case.npz", imgs=noise, gts=np.zeros(noise.shape, np.uint8), boxes=None)
+    monkeypatch.setattr(view, "PAGE_BYTES", 400_000)
+    assert main([str(case), "-o", str(tmp_path / "page.html")]) == 0
+    content = content_of(tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 400_000
+    assert content["quality"] is not None
+    assert np.abs(image_of(content).astype(int) - noise).mean() < 60
+    monkeypatch.setattr(view, "PAGE_BYTES", 110_000)
+    assert main([str(case), "-o", str(tmp_path / "none.html")]) == 2
+    assert "do not fit" in capsys.readouterr().err
+    assert not (tmp_path / "none.html").exists()
+
+
+def test_a_volume_that_no_browser_would_hold_is_thinned_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = write_case(tmp_path / "case.npz")
+    monkeypatch.setattr(view, "SHOWN_VOXELS", np.prod(SHAPE) // 3)
+    assert main([str(case), "-o", str(tmp_path / "page.html")]) == 0
+    content, image = content_of(tmp_path / "page.html"), read_case(case).image
+    z, y, x = content["step"]
+    assert np.prod(content["shown"]) <= np.prod(SHAPE) // 3
+    np.testing.assert_array_equal(image_of(content), image[::z, ::y, ::x])
+    np.testing.assert_array_equal(labels_of(content, "truth"), np.load(case)["gts"][::z, ::y, ::x])
+
+
+def test_names_and_notes_cannot_break_the_page(tmp_path: Path) -> None:
+    case = replace(read_case(write_case(tmp_path / "case.npz")), name="</script><b>&", notes=("</script><i>",))
+    assert view.write_view(tmp_path / "page.html", case, []) == (tmp_path / "page.html").stat().st_size
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.count("</script>") == 2 and "<b>&" not in text and "<i>" not in text
+    content = content_of(tmp_path / "page.html")
+    assert (content["name"], content["notes"]) == (case.name, list(case.notes))
+
+
+def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = write_case(tmp_path / "case.npz")
+    write_segmentation(tmp_path / "other.npz", np.zeros((2, 3, 4), np.uint8))
+    page = tmp_path / "page.html"
+    for arguments, message in [
+        ([tmp_path / "none.npz"], "none.npz: not a readable .npz file"),
+        ([case, case], "case.npz: no key 'segs'"),
+        ([case, tmp_path / "other.npz"], "other.npz: segs has shape (2, 3, 4); expected (12, 20, 24)"),
+    ]:
+        assert main([*map(str, arguments), "-o", str(page)]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+        assert not page.exists()
+
+
+@pytest.mark.slow
+def test_a_large_volume_stays_under_thirty_megabytes(tmp_path: Path) -> None:
+    """The worst there is: noise, which nothing compresses."""
+    noise = np.random.default_rng(0).integers(0, 256, (200, 512, 512), dtype=np.uint8)
+    truth = np.zeros(noise.shape, np.uint8)
+    truth[50:150, 100:400, 100:400] = 1
+    case = write_case(tmp_path / "case.npz", imgs=noise, gts=truth, boxes=None)
+    assert main([str(case), "-o", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").stat().st_size < 30_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_browser_shows_it(shown: tuple, tmp_path: Path) -> None:
+    """It reads slices and label maps, and says of the first object's middle what the case holds there."""
+    case, truth, result, content, _ = shown
+    flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+    flags += " --disable-sync --no-first-run --window-size=1400,900 --virtual-time-budget=60000 --dump-dom"
+    command = [BROWSER, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert 'data-state="ready"' in finished.stdout
+    told = re.sub(r"<[^>]*>", "", re.search(r'<pre id="here">(.*?)</pre>', finished.stdout, re.DOTALL)[1])
+    said = dict(line.split(maxsplit=1) for line in told.replace("as prompt", "prompt").splitlines() if line.strip())
+    voxel = tuple(content["objects"][0]["middle"])
+    assert said["z,y,x"] == ",".join(map(str, voxel))
+    assert said["value"] == str(read_case(case).image[voxel])
+    assert said["result"] == (str(result[voxel]) if result[voxel] else "background")
+    assert said["truth"] == (str(truth[voxel]) if truth[voxel] else "background")
+    assert said["prompt"] == f"--click {said['z,y,x']}"
