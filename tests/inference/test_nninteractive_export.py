@@ -1,0 +1,215 @@
+"""Weights in others' hands: the folder that is written is one that the nninteractive package loads and runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from inference import checkpoint
+from inference.case import read_case
+from inference.checkpoint import ModelConfig
+from inference.network import FULL, NetworkConfig, ResidualEncoderUNet
+from inference.nninteractive_export import WEIGHTS_LICENCE, capability, export, with_aliases
+from inference.prompts import (
+    BOX,
+    BOX_NEGATIVE,
+    CLICK,
+    CLICK_NEGATIVE,
+    IMAGE,
+    NNINTERACTIVE_STYLE,
+    PAPER_STYLE,
+    PREVIOUS,
+)
+from tests.inference.factories import TINY, peer_network, randomized, write_weights
+
+DEFAULT = Path(__file__).parents[2] / "weights" / "default.pt"
+SMALL = ModelConfig(NetworkConfig((8, 12, 16), (1, 2, 3)), (16, 24, 32), PAPER_STYLE)
+
+
+@pytest.fixture
+def package() -> Any:
+    """The inference session of the nninteractive package."""
+    return pytest.importorskip(
+        "nnInteractive.inference.inference_session", reason="nninteractive is not installed"
+    ).nnInteractiveInferenceSession
+
+
+def opened(package: Any, folder: Path) -> Any:
+    session = package(device=torch.device("cpu"), torch_n_threads=1, do_autozoom=False)
+    session.initialize_from_trained_model_folder(str(folder))
+    return session
+
+
+def exported(folder: Path, config: ModelConfig) -> ResidualEncoderUNet:
+    network = randomized(ResidualEncoderUNet(config.network))
+    export(folder, config, network.state_dict())
+    return network
+
+
+class Recorder:
+    """Keeps what a network is given."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.inputs: list[torch.Tensor] = []
+        network.register_forward_pre_hook(lambda _, arguments: self.inputs.append(arguments[0].float().clone()))
+
+
+@pytest.mark.parametrize("network", [FULL, SMALL.network], ids=["full", "small"])
+def test_every_name_of_the_published_architecture_is_there_and_no_other(network: NetworkConfig) -> None:
+    pytest.importorskip("dynamic_network_architectures", reason="dynamic-network-architectures is not installed")
+    with torch.device("meta"):
+        ours = ResidualEncoderUNet(network).state_dict()
+        theirs = peer_network(network).state_dict()
+    named = with_aliases(ours)
+    assert named.keys() == theirs.keys()
+    assert all(named[name].shape == tensor.shape for name, tensor in theirs.items())
+    if network == FULL:
+        assert (len(named), len(ours)) == (956, 264)
+
+
+@pytest.mark.parametrize("config", [SMALL, replace(SMALL, patch=(32, 32, 32), style=NNINTERACTIVE_STYLE)], ids=str)
+def test_the_package_computes_what_we_compute(package: Any, config: ModelConfig, tmp_path: Path) -> None:
+    network = exported(tmp_path, config)
+    x = torch.randn(2, 8, *config.patch, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        difference = (opened(package, tmp_path).network.eval()(x) - network(x)).abs().max()
+    assert difference < 1e-4
+
+
+def test_the_package_computes_what_we_compute_with_our_weights(package: Any, tmp_path: Path) -> None:
+    if not DEFAULT.is_file():
+        pytest.skip("no weights/default.pt")
+    arguments = ["--to-nninteractive", str(tmp_path / "model"), "--weights", str(DEFAULT)]
+    assert checkpoint.main(arguments) == 0
+    network, config = checkpoint.load(DEFAULT)
+    x = torch.randn(1, 8, *config.patch, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        theirs, ours = opened(package, tmp_path / "model").network.eval()(x), network(x)
+    assert ours.std() > 0.1
+    assert (theirs - ours).abs().max() < 1e-4
+
+
+def test_a_session_predicts_on_a_real_volume(package: Any, real_cases: list[Path], tmp_path: Path) -> None:
+    """A 3D box, a point inside and a point outside, each followed by a prediction of our network.
+
+    What the session gives the network is what it was told, in the channels that the network knows them by; what it
+    writes is what our own network says of the same input.
+    """
+    config = replace(SMALL, patch=(64, 64, 64))
+    network = exported(tmp_path, config)
+    case = next(case for case in map(read_case, real_cases) if max(case.objects[0].box.size) <= 40)
+    box = case.objects[0].box
+    session = opened(package, tmp_path)
+    seen = Recorder(session.network)
+    session.set_image(case.image[None].astype(np.float32))
+    buffer = np.zeros(case.image.shape, np.uint8)
+    session.set_target_buffer(buffer)
+    inside = tuple((lower + upper) // 2 for lower, upper in zip(box.lower, box.upper))
+    middle = tuple(round((lower + upper + 1) / 2) for lower, upper in zip(box.lower, box.upper))
+    steps = [
+        (middle, lambda: session.add_bbox_interaction([[a, b + 1] for a, b in zip(box.lower, box.upper)], True)),
+        (inside, lambda: session.add_point_interaction(inside, True)),
+        (box.upper, lambda: session.add_point_interaction(box.upper, False)),
+    ]
+    channels = []
+    for centre, step in steps:
+        before = len(seen.inputs)
+        region = [slice(*ends) for ends in step()]
+        assert len(seen.inputs) == before + 1
+        channels.append(seen.inputs[-1][0])
+        with torch.no_grad():
+            ours = network(seen.inputs[-1])[0].argmax(0).numpy()
+        # A session centres its patch on the interaction and leaves out what lies outside the image.
+        starts = [c - p // 2 for c, p in zip(centre, config.patch)]
+        part = tuple(slice(where.start - start, where.stop - start) for where, start in zip(region, starts))
+        np.testing.assert_array_equal(buffer[tuple(region)], ours[part])
+        assert buffer.any()
+    first, second, third = channels
+    assert first[BOX].sum() == np.prod(box.size) and not first[[PREVIOUS, CLICK, CLICK_NEGATIVE]].any()
+    assert second[CLICK].max() == 1 and not second[CLICK_NEGATIVE].any()
+    assert third[CLICK_NEGATIVE].max() == 1 and third[CLICK].max() == 1
+    assert second[PREVIOUS].sum() > 0 and set(second[PREVIOUS].unique().tolist()) <= {0.0, 1.0}
+    assert first[IMAGE].std() > 0.1 and not first[6:].any()
+
+
+def test_what_a_session_is_told(package: Any, tmp_path: Path) -> None:
+    exported(tmp_path, SMALL)
+    session = opened(package, tmp_path)
+    assert session.supported_interactions == {
+        "points": True,
+        "bbox2d": True,
+        "bbox3d": True,
+        "scribble": False,
+        "lasso": False,
+    }
+    # Counted from the previous mask on; the image comes before it.
+    assert session.channel_mapping["prev_seg"] == PREVIOUS - 1
+    assert session.channel_mapping["bbox3d"] == (BOX - 1, BOX_NEGATIVE - 1)
+    assert session.channel_mapping["points"] == (CLICK - 1, CLICK_NEGATIVE - 1)
+    assert session.num_interaction_channels == 7
+    assert session.interaction_decay == 1.0
+    assert session.license == WEIGHTS_LICENCE
+
+
+@pytest.mark.parametrize("falloff", [False, True])
+@pytest.mark.parametrize("proportions", [False, True])
+def test_what_differs_is_said(falloff: bool, proportions: bool) -> None:
+    config = replace(SMALL, style=replace(PAPER_STYLE, falloff=falloff), keep_proportions=proportions)
+    said = " ".join(capability(config)["differences"])
+    assert ("binary balls" in said) is not falloff
+    assert ("a zoom for each axis" in said) is not proportions
+
+
+def test_our_own_folder_comes_back_as_it_was(tmp_path: Path) -> None:
+    """How clicks are drawn and windows are shaped, too, which the published layout has no word for."""
+    config = replace(SMALL, keep_proportions=False)
+    network = exported(tmp_path, config)
+    back, read = checkpoint.load(tmp_path)
+    assert read == config
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in back.state_dict().items())
+
+
+class TestCommand:
+    def test_the_licence_is_the_one_that_is_named(self, tmp_path: Path) -> None:
+        weights = write_weights(tmp_path / "tiny.pt")
+        arguments = ["--to-nninteractive", str(tmp_path / "model"), "--weights", str(weights), "--licence", "CC0-1.0"]
+        assert checkpoint.main(arguments) == 0
+        assert (tmp_path / "model" / "LICENSE").read_text() == "CC0-1.0\n"
+        assert checkpoint.load(tmp_path / "model")[1] == TINY
+
+    def test_no_other_model_is_overwritten(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        weights = write_weights(tmp_path / "tiny.pt")
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "plans.json").write_text("{}")
+        arguments = ["--to-nninteractive", str(tmp_path / "model"), "--weights", str(weights)]
+        assert checkpoint.main(arguments) == 1
+        error = capsys.readouterr().err
+        assert "is not empty" in error and error.count("\n") == 1
+        assert (tmp_path / "model" / "plans.json").read_text() == "{}"
+
+    def test_no_such_weights(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ["--to-nninteractive", str(tmp_path / "model"), "--weights", str(tmp_path / "none.pt")]
+        assert checkpoint.main(arguments) == 1
+        assert "no such file" in capsys.readouterr().err
+        assert not (tmp_path / "model").exists()
+
+    @pytest.mark.parametrize("arguments", [[], ["folder"], ["folder", "out.pt", "--to-nninteractive", "other"]])
+    def test_one_thing_at_a_time(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            checkpoint.main(arguments)
+        assert "expected FOLDER OUT.pt, or --to-nninteractive FOLDER" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("own", [{}, {"style": {"radius": 4, "shape": "cube"}, "keep_proportions": True}])
+    def test_an_unusable_note_of_ours_is_refused(self, own: dict, tmp_path: Path) -> None:
+        exported(tmp_path, SMALL)
+        info = json.loads((tmp_path / "inference_info.json").read_text())
+        (tmp_path / "inference_info.json").write_text(json.dumps(info | {"segfm3d": own}))
+        with pytest.raises(checkpoint.CheckpointError, match="'segfm3d' is not usable"):
+            checkpoint.load(tmp_path)
