@@ -21,13 +21,16 @@ from inference.fusion import Fusion
 from inference.intensities import NormalizedImage
 from inference.network import IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet
 from inference.prompts import encode
-from inference.window import SLAB, Window, window_for
+from inference.window import SLAB, Window, grown, window_for
 
 FALLBACK_LOG_ODDS = 2.0
 """How sure the previous mask or an ellipsoid counts among what the network says: p = 0.88."""
 
 CLICK_RADIUS = 4
 """Voxels around a foreground click that are taken where nothing else is known and no time is left."""
+
+LARGER_WINDOWS = 3
+"""How often a window may grow after an object without a box."""
 
 SAFETY = 1.3
 """A forward may cost this much more than the last one did."""
@@ -162,7 +165,25 @@ def segment_case(
         slabs = _fallback(prompts, case.previous, previous, shape) if found is None else found
         for where, log_odds in slabs:
             fusion.add(prompts.label, where, log_odds)
-    return fusion.label_map().numpy()
+    labels = fusion.label_map().numpy()
+    obey_clicks(labels, case.objects)
+    return labels
+
+
+def obey_clicks(labels: np.ndarray, objects: tuple[ObjectPrompts, ...]) -> None:
+    """Sees to it that a foreground click's voxel has its object's label and a background click's voxel has not.
+
+    Where clicks contradict each other, the later one of an object and the later object win.
+
+    Args:
+        labels: (D, H, W) uint8 label map, changed in place.
+    """
+    for prompts in objects:
+        for click in prompts.clicks:
+            if click.positive:
+                labels[click.position] = prompts.label
+            elif labels[click.position] == prompts.label:
+                labels[click.position] = 0
 
 
 class _Passes:
@@ -202,7 +223,8 @@ class _Passes:
                     continue
                 keep_proportions = self.segmenter.config.keep_proportions
                 window = window_for(prompts, self.case.image.shape, patch, keep_proportions, previous)
-                return self.watchdog.run(lambda w=window: self._one_pass(prompts, w), end - time.monotonic())
+                until = time.monotonic() + share
+                return self.watchdog.run(lambda w=window, u=until: self._looks(prompts, w, u), end - time.monotonic())
             except DeadlineExceeded as error:
                 say(f"{name}: the network was too slow ({error})")
                 break
@@ -232,9 +254,17 @@ class _Passes:
             self.segmenter.seconds[self.patches[-1]] = min(costs)
         self.image = image
 
-    def _one_pass(self, prompts: ObjectPrompts, window: Window) -> Iterator[tuple[Box, Tensor]]:
+    def _looks(self, prompts: ObjectPrompts, window: Window, until: float) -> Iterator[tuple[Box, Tensor]]:
+        """One pass; without a box, further ones in larger windows while the object reaches out and the time lasts."""
+        shape: Voxel = self.case.image.shape
         patch = self.segmenter.log_odds(self.image, self.previous, prompts, window)
-        return window.paste(patch.cpu(), self.case.image.shape)
+        for _ in range(LARGER_WINDOWS if prompts.box is None else 0):
+            larger = grown(window, patch, shape, self.segmenter.config.keep_proportions)
+            if larger is None or time.monotonic() + self.segmenter.expected_seconds(window.patch) > until:
+                break
+            window = larger
+            patch = self.segmenter.log_odds(self.image, self.previous, prompts, window)
+        return window.paste(patch.cpu(), shape)
 
 
 def _fallback(

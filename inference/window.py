@@ -18,6 +18,9 @@ from inference.case import Box, ObjectPrompts, Voxel
 MARGIN = 1 / 3
 """Context around the box, as a share of the patch (equation 11)."""
 
+TOUCH = 0.002
+"""An object touches a window's border if it covers more than this share of it."""
+
 SLAB = 32
 """Slices that are resampled at a time, to bound memory."""
 
@@ -162,6 +165,40 @@ class Window:
             near, far = int(touched[0]), int(touched[-1]) + 1
             slab = weights[:, near:far] @ planes[near:far].reshape(far - near, -1)
             yield Box(lower, upper), slab.view(last - first, height, width)
+
+
+def grown(window: Window, log_odds: Tensor, shape: Voxel, keep_proportions: bool) -> Window | None:
+    """A larger window, for an object that reaches out of this one.
+
+    It grows by half on each side where the object touches the window's border and the image goes on behind it.
+
+    Args:
+        window: where the network has looked.
+        log_odds: what it said there, of the patch's shape.
+        shape: (D, H, W) of the image.
+        keep_proportions: as in :meth:`Window.around`.
+
+    Returns:
+        None if the object touches no such border.
+    """
+    inside = log_odds > 0
+    start, size = list(window.start), list(window.size)
+    for axis in range(3):
+        along = inside.movedim(axis, 0).flatten(1)
+        least = max(along.shape[1] * TOUCH, 1)
+        room = max(size[axis] // 2, 1)
+        before = int(along[0].sum()) >= least and window.start[axis] > 0
+        after = int(along[-1].sum()) >= least and window.start[axis] + window.size[axis] < shape[axis]
+        start[axis] -= room * before
+        size[axis] += room * (before + after)
+    if tuple(size) == window.size:
+        return None
+    if keep_proportions:
+        zoom = max(n / p for n, p in zip(size, window.patch))
+        larger = [math.ceil(zoom * p - 1e-9) for p in window.patch]
+        start = [s - (wide - n) // 2 for s, n, wide in zip(start, size, larger)]
+        size = larger
+    return Window(tuple(start), tuple(size), window.patch)
 
 
 def window_for(

@@ -1,0 +1,119 @@
+"""Windows that grow after an object without a box, and clicks that are obeyed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from factories import TINY
+from torch import Tensor, nn
+
+from inference.case import Box, Case, Click, ObjectPrompts
+from inference.deadline import Deadline
+from inference.prompts import IMAGE
+from inference.segmenter import Segmenter, obey_clicks, segment_case
+from inference.window import Window, grown
+
+PATCH = (16, 16, 16)
+WINDOW = Window((20, 20, 20), PATCH, PATCH)
+
+
+def odds(*where: slice) -> Tensor:
+    values = torch.full(PATCH, -5.0)
+    values[where] = 5.0
+    return values
+
+
+def test_an_object_inside_needs_no_larger_window():
+    assert grown(WINDOW, odds(slice(3, 9), slice(3, 9), slice(3, 9)), (60, 60, 60), False) is None
+
+
+@pytest.mark.parametrize(
+    ("z", "expected"),
+    [
+        (slice(0, 9), Window((12, 20, 20), (24, 16, 16), PATCH)),
+        (slice(5, 16), Window((20, 20, 20), (24, 16, 16), PATCH)),
+        (slice(0, 16), Window((12, 20, 20), (32, 16, 16), PATCH)),
+    ],
+)
+def test_a_window_grows_where_the_object_reaches_out(z: slice, expected: Window):
+    assert grown(WINDOW, odds(z, slice(3, 9), slice(3, 9)), (60, 60, 60), False) == expected
+
+
+def test_a_window_keeps_its_proportions_and_its_middle_if_asked():
+    larger = grown(WINDOW, odds(slice(0, 16), slice(3, 9), slice(3, 9)), (60, 60, 60), True)
+    assert larger == Window((12, 12, 12), (32, 32, 32), PATCH)
+
+
+def test_the_image_s_own_border_is_no_reason_to_grow():
+    at_corner = Window((0, 0, 0), PATCH, PATCH)
+    assert grown(at_corner, odds(slice(0, 16), slice(0, 9), slice(0, 9)), PATCH, False) is None
+
+
+class Bright(nn.Module):
+    """Takes what is far brighter than the mean for the object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.windows = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.windows += 1
+        return x[:, IMAGE : IMAGE + 1] - 5
+
+
+def bright_case(box: Box | None) -> Case:
+    """An object of 48 voxels in an image of 80, and a click in its middle."""
+    image = np.full((80, 80, 80), 10, np.uint8)
+    image[16:64, 36:44, 36:44] = 200
+    return Case("case.npz", image, (1, 1, 1), (ObjectPrompts(1, box, (Click((40, 40, 40), True),)),))
+
+
+def test_one_click_finds_an_object_larger_than_the_patch():
+    segmenter = Segmenter(Bright(), TINY, torch.device("cpu"), seconds={PATCH: 0.01})
+    case = bright_case(None)
+    found = segment_case(case, segmenter, Deadline(600)) == 1
+    truth = case.image == 200
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.9
+
+
+def test_without_time_the_first_look_counts():
+    class Slowing(Bright):
+        """After its first look, it seems to take longer than there is time."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            segmenter.expected_seconds = lambda patch: 100.0
+            return super().forward(x)
+
+    network = Slowing()
+    segmenter = Segmenter(network, TINY, torch.device("cpu"), seconds={PATCH: 0.01})
+    labels = segment_case(bright_case(None), segmenter, Deadline(60))
+    assert network.windows == 1 and labels.any()
+
+
+def test_a_box_is_taken_at_its_word():
+    network = Bright()
+    segmenter = Segmenter(network, TINY, torch.device("cpu"), seconds={PATCH: 0.01})
+    segment_case(bright_case(Box((38, 38, 38), (42, 42, 42))), segmenter, Deadline(600))
+    assert network.windows == 1
+
+
+def test_clicks_are_obeyed_whatever_the_network_says():
+    segmenter = Segmenter(Bright(), TINY, torch.device("cpu"), seconds={PATCH: 0.01})
+    case = bright_case(None)
+    dark, bright = (5, 5, 5), (40, 40, 40)
+    objects = (
+        ObjectPrompts(1, Box((16, 36, 36), (63, 43, 43)), (Click(bright, False), Click(dark, True))),
+        ObjectPrompts(2, Box((16, 36, 36), (63, 43, 43)), (Click((41, 40, 40), True),)),
+    )
+    labels = segment_case(Case("a.npz", case.image, (1, 1, 1), objects), segmenter, Deadline(600))
+    assert labels[dark] == 1 and labels[bright] != 1 and labels[41, 40, 40] == 2
+
+
+def test_the_later_of_two_contradicting_clicks_wins():
+    labels = np.zeros((3, 3, 3), np.uint8)
+    voxel = (1, 1, 1)
+    obey_clicks(labels, (ObjectPrompts(1, clicks=(Click(voxel, True), Click(voxel, False))),))
+    assert labels[voxel] == 0
+    obey_clicks(labels, (ObjectPrompts(1, clicks=(Click(voxel, False), Click(voxel, True))),))
+    assert labels[voxel] == 1
