@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from inference.atomic import remove_unfinished
 from inference.case import Case, CaseError, read_case, write_segmentation
@@ -16,6 +20,9 @@ from inference.deadline import Deadline, Watchdog, process_age
 from inference.segmenter import Segmenter, load_segmenter, segment_case
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "default.pt"
+
+TERMINATED = 128 + signal.SIGTERM
+"""The exit code of a run that was told to stop."""
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
@@ -55,15 +62,29 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Walks the input folder; returns 0 if every case was read, segmented and written without an error."""
+    """Walks the input folder.
+
+    SIGTERM ends it early: the running case is written with what has been found of it, and no other is begun.
+
+    Returns:
+        0 if every case was read, segmented and written without an error, 143 after SIGTERM, else 1.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and not arguments[0].startswith("-"):
         return _one_image(arguments)
-    chosen = options(arguments)
-    spent = process_age()
+    watchdog = Watchdog()
+    with _stopping_on_sigterm(watchdog):
+        return _all_cases(options(arguments), watchdog, process_age())
+
+
+def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, spent: float) -> int:
     if not chosen.inputs.is_dir():
         return _fail(f"{chosen.inputs}: no such folder; give the folder of cases with --inputs")
-    paths = sorted(path for path in chosen.inputs.iterdir() if path.suffix == ".npz" and not path.name.startswith("."))
+    try:
+        entries = sorted(chosen.inputs.iterdir())
+    except OSError as error:
+        return _fail(f"{chosen.inputs}: cannot be read ({error.strerror}); expected a folder of cases")
+    paths = [path for path in entries if path.suffix == ".npz" and not path.name.startswith(".")]
     if not paths:
         return _fail(f"{chosen.inputs}: no *.npz in it; expected the challenge's cases")
     try:
@@ -75,22 +96,35 @@ def main(arguments: list[str] | None = None) -> int:
     segmenter = None
     try:
         segmenter = load_segmenter(chosen.weights, chosen.device)
-        print(f"weights {chosen.weights.name}, patch {segmenter.config.patch}, on {segmenter.device}", flush=True)
-    except (CheckpointError, RuntimeError) as error:
-        failures += 1
-        _fail(f"{error}; without weights only previous masks and the boxes' ellipsoids are written")
-    watchdog = Watchdog()
-    for path in paths:
+        _say(f"weights {chosen.weights.name}, patch {segmenter.config.patch}, on {segmenter.device}")
+    except Exception as error:  # A device that is not there, or weights broken in a way that torch does not foresee.
+        reason = str(error)
+        if not isinstance(error, CheckpointError):
+            reason = f"{chosen.weights} on {chosen.device}: {type(error).__name__}: {' '.join(reason.split())[:200]}"
+        failures += _fail(f"{reason}; without weights only previous masks and the boxes' ellipsoids are written")
+    for number, path in enumerate(paths):
+        if watchdog.stopped:
+            _fail(f"told to stop; {len(paths) - number} of {len(paths)} cases are not begun")
+            break
         try:
             failures += not _run(path, chosen, segmenter, watchdog, spent)
         except Exception as error:  # Whatever it is, it must not cost the other cases their output.
-            traceback.print_exc()
+            _show_traceback()
             failures += _fail(f"{path.name}: {type(error).__name__}: {error}")
         spent = 0.0
     failures += segmenter.failures if segmenter is not None else 0
     if failures:
-        print(f"{failures} error(s); see above", file=sys.stderr)
-    return 1 if failures else 0
+        _say(f"{failures} error(s); see above", sys.stderr)
+    return TERMINATED if watchdog.stopped else 1 if failures else 0
+
+
+@contextmanager
+def _stopping_on_sigterm(watchdog: Watchdog) -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, lambda *_: watchdog.stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _one_image(arguments: list[str]) -> int:
@@ -113,21 +147,21 @@ def _run(path: Path, chosen: argparse.Namespace, segmenter: Segmenter | None, wa
     except CaseError as error:
         return not _fail(str(error))
     for note in case.notes:
-        print(f"{case.name}: {note}")
+        _say(f"{case.name}: {note}")
     budget = chosen.seconds_per_class * len(case.objects) / chosen.runs_per_case
     deadline = Deadline(budget, spent=spent + time.monotonic() - began)
     fine = True
     try:
-        segmentation = segment_case(case, segmenter, deadline, watchdog, lambda line: print(f"{case.name}: {line}"))
+        segmentation = segment_case(case, segmenter, deadline, watchdog, lambda line: _say(f"{case.name}: {line}"))
     except Exception as error:  # A valid output matters more than any one failure, which is shown whole.
-        traceback.print_exc()
+        _show_traceback()
         fine = not _fail(f"{case.name}: {type(error).__name__}: {error}; writing what needs no network")
         segmentation = segment_case(case, None, deadline)
     try:
         write_segmentation(chosen.outputs / case.name, segmentation)
     except OSError as error:
         return not _fail(f"{chosen.outputs / case.name}: cannot be written ({error.strerror}); an older file is kept")
-    print(_summary(case, budget - deadline.remaining(), budget), flush=True)
+    _say(_summary(case, budget - deadline.remaining(), budget))
     return fine
 
 
@@ -142,13 +176,28 @@ def _summary(case: Case, seconds: float, budget: float) -> str:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    _say(f"error: {message}", sys.stderr)
     return 1
+
+
+def _show_traceback() -> None:
+    for line in traceback.format_exc().splitlines():
+        _say(line, sys.stderr)
+
+
+def _say(message: str, stream: TextIO | None = None) -> None:
+    """One line for people, whatever the names in it hold: line breaks and what cannot be encoded are written out."""
+    stream = stream or sys.stdout
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    with suppress(OSError):  # A closed pipe or a full disk behind it must not cost a case its output.
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 if __name__ == "__main__":
     code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     # A forward that overran its deadline may still be running in its thread, which an ordinary exit would wait for.
     os._exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,10 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary name starts with a dot and does not end in ``path``'s suffix, so nobody takes it for a finished file.
     An older file stays until it is replaced; the new one is world-readable (mode 0644).
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+    # No part of it is the file's own name, which may be as long as a name can be.
+    descriptor, name = tempfile.mkstemp(SUFFIX, ".", path.parent)
+    os.close(descriptor)
+    unfinished = Path(name)
     try:
         yield unfinished
         with unfinished.open("rb") as file:

@@ -7,14 +7,16 @@ opcodes and globals, and sizes are checked against what the file holds before me
 from __future__ import annotations
 
 import io
+import lzma
 import math
 import os
 import pickle
 import pickletools
 import re
+import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +25,18 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from inference.atomic import replacing
+from inference.memory import available_memory
 
 MAX_OBJECTS = 255
 MAX_VOLUME_BYTES = 2**33
 """An image of 1024³ voxels in float64."""
 MAX_PROMPT_BYTES = 2**22
 """Boxes, clicks and their order: a real file holds some kilobytes of them."""
+WORKING_BYTES_A_VOXEL = 16
+"""What segmenting takes beside the image: 4 for a copy as float32, 9 to fuse, 2 for the label maps of this and the
+previous run, 1 for masks while reading."""
+WORKING_BYTES = 2**30
+"""What the network takes, and the slabs of a window's resampling."""
 
 Voxel = tuple[int, int, int]
 
@@ -130,12 +138,15 @@ def read_array(path: str | os.PathLike, key: str) -> np.ndarray:
 def _reading(path: Path) -> Iterator[zipfile.ZipFile]:
     """The opened file; whatever goes wrong in the block becomes one line that names it."""
     try:
+        # A pipe would be waited for without end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CaseError("not a regular file; expected a zip of arrays")
         with zipfile.ZipFile(path) as archive:
             yield archive
     except CaseError as error:
-        raise CaseError(f"{path.name}: {error}") from error
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        # RuntimeError: zipfile's word for an encrypted member.
+        raise CaseError(f"{path.name}: {_shortened(str(error), 400)}") from error
+    except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError) as error:
+        # Zipfile's words for a broken directory (ValueError) and for an encrypted or unknown member (RuntimeError).
         raise CaseError(
             f"{path.name}: not a readable .npz file ({_one_line(error)}); expected a zip of arrays"
         ) from error
@@ -166,13 +177,13 @@ def write_segmentation(path: str | os.PathLike, segmentation: np.ndarray) -> Non
 def _read_case(archive: zipfile.ZipFile, name: str) -> Case:
     notes: list[str] = []
     members = {member.removesuffix(".npy") for member in archive.namelist()}
-    image = _usable_image(_read_array(archive, "imgs"), notes)
+    image = _usable_image(_read_array(archive, "imgs", beside=WORKING_BYTES_A_VOXEL), notes)
     shape = image.shape
     spacing = _spacing(_optional(archive, members, "spacing"), notes)
     boxes = _entries(_optional(archive, members, "boxes"))
     clicks = _entries(_optional(archive, members, "clicks"))
     orders = _entries(_optional(archive, members, "clicks_order"))
-    previous = _read_array(archive, "prev_pred") if "prev_pred" in members else None
+    previous = _read_array(archive, "prev_pred", beside=WORKING_BYTES_A_VOXEL) if "prev_pred" in members else None
     previous = _previous(previous, shape, notes)
     if boxes:
         count = len(boxes)
@@ -204,13 +215,20 @@ def _optional(archive: zipfile.ZipFile, members: set[str], key: str) -> np.ndarr
     return _read_array(archive, key, MAX_PROMPT_BYTES) if key in members else None
 
 
-def _read_array(archive: zipfile.ZipFile, key: str, limit: int = MAX_VOLUME_BYTES) -> np.ndarray:
-    """One array of the file, its size checked before memory is taken for it."""
+def _read_array(archive: zipfile.ZipFile, key: str, limit: int = MAX_VOLUME_BYTES, beside: int = 0) -> np.ndarray:
+    """One array of the file, its size checked before memory is taken for it.
+
+    Args:
+        limit: bytes that it may have.
+        beside: bytes an element that must be left when it has been read; if not 0, ``WORKING_BYTES`` too.
+    """
     try:
         info = archive.getinfo(f"{key}.npy")
     except KeyError:
         found = ", ".join(member.removesuffix(".npy") for member in sorted(archive.namelist())) or "none"
-        raise CaseError(f"no key '{key}' (found: {found}); expected a file written by numpy.savez") from None
+        raise CaseError(
+            f"no key '{key}' (found: {_shortened(found)}); expected a file written by numpy.savez"
+        ) from None
     with archive.open(info) as member:
         try:
             version = np.lib.format.read_magic(member)
@@ -238,6 +256,12 @@ def _read_array(archive: zipfile.ZipFile, key: str, limit: int = MAX_VOLUME_BYTE
             raise CaseError(f"key '{key}' declares {declared} bytes; at most {limit} expected")
         if declared > info.file_size:
             raise CaseError(f"key '{key}' declares {declared} bytes and holds {info.file_size}; the file is truncated")
+        needed = declared + count * beside + (WORKING_BYTES if beside else 0)
+        if declared > MAX_PROMPT_BYTES and needed > (available := available_memory()):
+            raise CaseError(
+                f"key '{key}' with shape {shape} and dtype {dtype} needs {needed / 2**30:.1f} GiB of memory, and "
+                f"{available / 2**30:.1f} GiB are free; expected a smaller volume"
+            )
         flat = np.empty(count, dtype)
         _fill(member, flat, key)
     return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
@@ -257,6 +281,18 @@ def _fill(member: BinaryIO, flat: np.ndarray, key: str) -> None:
         done += len(piece)
 
 
+_OPCODES = frozenset(
+    [
+        *("PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
+        *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+        *("BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
+        *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS"),
+        *("EMPTY_DICT", "SETITEM", "SETITEMS", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
+    ]
+)
+"""What pickles of numpy arrays, containers, numbers and text are made of, from protocol 2 on."""
+
+
 class _SafeUnpickler(pickle.Unpickler):
     """Knows the four names that numpy's pickles need, and gives each a stand-in that checks what numpy takes on trust.
 
@@ -267,13 +303,26 @@ class _SafeUnpickler(pickle.Unpickler):
         stand_ins = {
             "numpy.ndarray": _Array,
             "numpy.dtype": _Dtype,
-            "numpy.multiarray._reconstruct": _empty_array,
-            "numpy.multiarray.scalar": _scalar,
+            "numpy.multiarray._reconstruct": _StandIn(_empty_array),
+            "numpy.multiarray.scalar": _StandIn(_scalar),
         }
         known = re.sub(r"^numpy\._?core\.", "numpy.", f"{module}.{name}")
         if known not in stand_ins:
             raise CaseError(f"refused to unpickle {module}.{name}; only numpy arrays and plain values are expected")
         return stand_ins[known]
+
+
+class _StandIn:
+    """A function that a pickle can call and cannot change: ``BUILD`` would set attributes of a bare one."""
+
+    def __init__(self, function: Callable) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, _: Any) -> None:
+        raise CaseError("refused a pickle that changes what reads it")
 
 
 class _Dtype:
@@ -319,9 +368,11 @@ def _scalar(stand_in: _Dtype, content: bytes) -> np.generic:
 def _unpickle(payload: bytes, key: str) -> np.ndarray:
     try:
         for opcode, argument, _ in pickletools.genops(payload):
+            if opcode.name not in _OPCODES:
+                raise CaseError(f"refused the pickle opcode {opcode.name}; only arrays and plain values are expected")
             # A memo index far beyond the payload makes the unpickler take memory for all below it.
-            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(payload):
-                raise CaseError(f"key '{key}': refused a pickle with memo index {argument}")
+            if opcode.name in ("BINPUT", "LONG_BINPUT") and argument > len(payload):
+                raise CaseError(f"refused a pickle with memo index {argument}")
         value = _SafeUnpickler(io.BytesIO(payload)).load()
     except CaseError as error:
         raise CaseError(f"key '{key}': {error}") from error
@@ -432,4 +483,9 @@ def _as_list(value: Any) -> list:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return _shortened(str(error)) or type(error).__name__
+
+
+def _shortened(text: str, length: int = 200) -> str:
+    """At most ``length`` characters on one line."""
+    return " ".join(text.split())[:length]

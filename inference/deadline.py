@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
 Result = TypeVar("Result")
+
+LONGEST_WAIT = 0.2
+"""Seconds until a watchdog that was told to stop notices it."""
 
 
 class DeadlineExceeded(TimeoutError):
@@ -47,22 +50,34 @@ class Watchdog:
 
     A thread cannot be killed: a computation that overran is left to itself, and the next one waits for it, within its
     own deadline.
+
+    Attributes:
+        stopped: every deadline has passed (see :meth:`stop`).
     """
 
     def __init__(self) -> None:
+        self.stopped = False
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="segmenter")
+
+    def stop(self) -> None:
+        """Makes every deadline pass, now and from now on. Safe in a signal handler: it takes no lock."""
+        self.stopped = True
 
     def run(self, compute: Callable[[], Result], seconds: float) -> Result:
         """The result of ``compute``.
 
         Raises:
-            DeadlineExceeded: it did not end within ``seconds``.
+            DeadlineExceeded: it did not end within ``seconds``, or before :meth:`stop`.
         """
+        if self.stopped:
+            raise DeadlineExceeded("told to stop")
+        end = time.monotonic() + seconds
         future: Future[Result] = self._executor.submit(compute)
-        try:
-            return future.result(timeout=max(seconds, 0.0))
-        except TimeoutError as error:
-            if future.done():  # The computation itself raised a TimeoutError.
-                raise
-            future.cancel()
-            raise DeadlineExceeded(f"no result within {seconds:.1f} s") from error
+        while True:
+            # In pieces: a signal's handler runs in this thread, and could not wake it from one long wait.
+            wait([future], timeout=min(max(end - time.monotonic(), 0.0), LONGEST_WAIT))
+            if future.done():
+                return future.result()
+            if self.stopped or time.monotonic() >= end:
+                future.cancel()
+                raise DeadlineExceeded("told to stop" if self.stopped else f"no result within {seconds:.1f} s")

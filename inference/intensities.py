@@ -74,8 +74,12 @@ def _torch_readable(image: np.ndarray) -> np.ndarray:
     if image.dtype.kind in "ui" and image.dtype.itemsize <= 2:
         return image.astype(np.int32)
     # Values that float32 cannot hold are scaled down first: only their proportions matter.
-    largest = float(np.abs(image.astype(np.float64)).max())
-    return (image / largest if largest > 1e30 else image).astype(np.float32)
+    largest = max(abs(image.max().astype(np.longdouble)), abs(image.min().astype(np.longdouble)))
+    divisor = largest if largest > 1e30 else 1
+    result = np.empty(image.shape, np.float32)
+    for plane, target in zip(image, result):  # Plane by plane: a whole quotient would be another image in memory.
+        target[...] = plane / divisor
+    return result
 
 
 def _mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
