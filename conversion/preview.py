@@ -45,6 +45,7 @@ def write_preview(path: Path, source: Source, labels: NDArray[np.uint8]) -> None
         for axis, view in enumerate(row):
             _draw(view, source, mask, item, axis, middle, directions)
         row[1].set_title(f"object {item.label}: {int(mask.sum())} voxels\n{row[1].get_title()}", color="white")
+    figure.suptitle("mask in orange, box dashed, clicks + in and × out (boxes and clicks projected)", color="white")
     with replacing(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=100)
     pyplot.close(figure)

@@ -162,19 +162,22 @@ def read_nninteractive(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         model = _model_from_plans(_resolved(plans["configurations"], name))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder}: plans.json does not describe a known architecture ({error!r})") from error
-    return replace(model, **_trained_here(folder)), drop_aliases(content["network_weights"], checkpoints[0])
+    return _as_trained(model, folder), drop_aliases(content["network_weights"], checkpoints[0])
 
 
-def _trained_here(folder: Path) -> dict:
-    """What an exported folder says of its weights beyond the published layout; nothing for a published one."""
+def _as_trained(model: ModelConfig, folder: Path) -> ModelConfig:
+    """The configuration with what an exported folder says beyond the published layout; a published one says nothing."""
     path = folder / "inference_info.json"
     own = _json(path).get("segfm3d") if path.is_file() else None
     if own is None:
-        return {}
+        return model
     try:
-        return {"style": PromptStyle(**own["style"]), "keep_proportions": own["keep_proportions"]}
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: 'segfm3d' is not usable ({error!r}); expected style and proportions") from error
+        style = PromptStyle(**own["style"])
+        return replace(model, patch=tuple(own["patch"]), style=style, keep_proportions=own["keep_proportions"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: 'segfm3d' is not usable ({error!r}); expected patch, style and keep_proportions"
+        ) from error
 
 
 def drop_aliases(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

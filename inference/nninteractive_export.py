@@ -8,6 +8,7 @@ prompts is its own affair, and what of that differs from here stands in ``infere
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from inference.atomic import replacing
+from inference.case import Voxel
 from inference.checkpoint import ARCHITECTURE, ModelConfig
 from inference.network import IMAGE_AND_PROMPT_CHANNELS, NetworkConfig
 from inference.prompts import BOX, BOX_NEGATIVE, CLICK, CLICK_NEGATIVE, PREVIOUS, SCRIBBLE, SCRIBBLE_NEGATIVE
@@ -24,6 +26,10 @@ DATASET = "Dataset001_segfm3d"
 
 WEIGHTS_LICENCE = "CC BY-NC-SA 4.0"
 """Of our weights (see their model card) and of nnInteractive's own."""
+
+SESSION_PATCH = 96
+"""Voxels. A session covers a large object with patches of which it leaves out 24 voxels on every side: with patches of 48
+it fails, of 64 it needs hundreds."""
 
 
 def export(folder: Path, config: ModelConfig, state: dict[str, Tensor], licence: str = WEIGHTS_LICENCE) -> None:
@@ -69,6 +75,12 @@ def with_aliases(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return named | {f"decoder.{name}": tensor for name, tensor in named.items() if name.startswith("encoder.")}
 
 
+def session_patch(config: ModelConfig) -> Voxel:
+    """The patch that a session runs the network with: the weights' own, or a larger one where that is too small."""
+    stride = config.network.stride
+    return tuple(math.ceil(max(p, SESSION_PATCH) / stride) * stride for p in config.patch)
+
+
 def capability(config: ModelConfig) -> dict:
     """``inference_info.json``: which interactions the weights know, in which channels, and how a session draws them."""
     # A session counts channels from the previous mask on: the image comes before them.
@@ -98,7 +110,11 @@ def capability(config: ModelConfig) -> dict:
         "pad_mode_image": "constant",
         "differences": _differences(config),
         # What this project needs to know to read the folder back.
-        "segfm3d": {"style": asdict(config.style), "keep_proportions": config.keep_proportions},
+        "segfm3d": {
+            "patch": list(config.patch),
+            "style": asdict(config.style),
+            "keep_proportions": config.keep_proportions,
+        },
     }
 
 
@@ -120,6 +136,12 @@ def _differences(config: ModelConfig) -> list[str]:
         differences.append(
             "Zoomed out, a session shrinks all axes alike; these weights were trained with a zoom for each axis."
         )
+    if session_patch(config) != config.patch:
+        own, larger = ("×".join(map(str, patch)) for patch in (config.patch, session_patch(config)))
+        differences.append(
+            f"A session needs a patch of at least {SESSION_PATCH}: it sees {larger} voxels at a time, these weights "
+            f"were trained with {own}."
+        )
     return differences
 
 
@@ -135,11 +157,12 @@ def _dataset() -> dict:
 
 def _plans(config: ModelConfig) -> dict:
     """``plans.json``; intensities are normalized by the session itself, spacing and batch size are read by nobody."""
+    patch = list(session_patch(config))
     return {
         "dataset_name": DATASET,
         "plans_name": "segfm3d",
         "original_median_spacing_after_transp": [1.0, 1.0, 1.0],
-        "original_median_shape_after_transp": list(config.patch),
+        "original_median_shape_after_transp": patch,
         "image_reader_writer": "SimpleITKIO",
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
@@ -148,8 +171,8 @@ def _plans(config: ModelConfig) -> dict:
                 "data_identifier": "segfm3d",
                 "preprocessor_name": "DefaultPreprocessor",
                 "batch_size": 2,
-                "patch_size": list(config.patch),
-                "median_image_size_in_voxels": list(config.patch),
+                "patch_size": patch,
+                "median_image_size_in_voxels": patch,
                 "spacing": [1.0, 1.0, 1.0],
                 "normalization_schemes": ["ZScoreNormalization"],
                 "use_mask_for_norm": [False],

@@ -16,7 +16,7 @@ from inference import checkpoint
 from inference.case import read_case
 from inference.checkpoint import ModelConfig
 from inference.network import FULL, NetworkConfig, ResidualEncoderUNet
-from inference.nninteractive_export import WEIGHTS_LICENCE, capability, export, with_aliases
+from inference.nninteractive_export import WEIGHTS_LICENCE, capability, export, session_patch, with_aliases
 from inference.prompts import (
     BOX,
     BOX_NEGATIVE,
@@ -74,8 +74,9 @@ def test_every_name_of_the_published_architecture_is_there_and_no_other(network:
         assert (len(named), len(ours)) == (956, 264)
 
 
-@pytest.mark.parametrize("config", [SMALL, replace(SMALL, patch=(32, 32, 32), style=NNINTERACTIVE_STYLE)], ids=str)
-def test_the_package_computes_what_we_compute(package: Any, config: ModelConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("style", [PAPER_STYLE, NNINTERACTIVE_STYLE], ids=["paper", "nnInteractive"])
+def test_the_package_computes_what_we_compute(package: Any, style: PromptStyle, tmp_path: Path) -> None:
+    config = replace(SMALL, style=style)
     network = exported(tmp_path, config)
     x = torch.randn(2, 8, *config.patch, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -102,7 +103,7 @@ def test_a_session_predicts_on_a_real_volume(package: Any, real_cases: list[Path
     What the session gives the network is what it was told, in the channels that the network knows them by; what it
     writes is what our own network says of the same input.
     """
-    config = replace(SMALL, patch=(64, 64, 64))
+    config = replace(SMALL, patch=(96, 96, 96))
     network = exported(tmp_path, config)
     case = next(case for case in map(read_case, real_cases) if max(case.objects[0].box.size) <= 40)
     box = case.objects[0].box
@@ -167,6 +168,35 @@ def test_what_differs_is_said(falloff: bool, proportions: bool) -> None:
     assert ("a zoom for each axis" in said) is not proportions
 
 
+def test_a_session_has_room_for_its_margins(package: Any, tmp_path: Path) -> None:
+    """It covers an object that is larger than the patch, which it cannot with patches of 48 voxels."""
+    exported(tmp_path, SMALL)
+    session = package(device=torch.device("cpu"), torch_n_threads=1)
+    session.initialize_from_trained_model_folder(str(tmp_path))
+    session.network = _Inside().eval()
+    session.set_image(np.random.default_rng(0).normal(size=(1, 40, 150, 150)).astype(np.float32))
+    buffer = np.zeros((40, 150, 150), np.uint8)
+    session.set_target_buffer(buffer)
+    session.add_bbox_interaction([[5, 35], [10, 140], [10, 140]], True)
+    assert buffer[6:34, 12:138, 12:138].all()
+    assert session.configuration_manager.patch_size == [96, 96, 96]
+
+
+class _Inside(nn.Module):
+    """Instead of a network: the object is what lies in the box, or in the previous mask."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inside = torch.maximum(x[:, BOX], x[:, PREVIOUS]) > 0.5
+        return torch.stack((~inside, inside), dim=1).float()
+
+
+@pytest.mark.parametrize(("patch", "enough"), [((192, 192, 192), True), ((96, 96, 96), True), ((48, 96, 96), False)])
+def test_a_larger_patch_is_said(patch: tuple[int, int, int], enough: bool) -> None:
+    config = replace(SMALL, patch=patch)
+    assert ("needs a patch" not in " ".join(capability(config)["differences"])) is enough
+    assert session_patch(config) == (patch if enough else (96, 96, 96))
+
+
 def test_our_own_folder_comes_back_as_it_was(tmp_path: Path) -> None:
     """How clicks are drawn and windows are shaped, too, which the published layout has no word for."""
     config = replace(SMALL, keep_proportions=False)
@@ -206,7 +236,14 @@ class TestCommand:
             checkpoint.main(arguments)
         assert "expected FOLDER OUT.pt, or --to-nninteractive FOLDER" in capsys.readouterr().err
 
-    @pytest.mark.parametrize("own", [{}, {"style": {"radius": 4, "shape": "cube"}, "keep_proportions": True}])
+    @pytest.mark.parametrize(
+        "own",
+        [
+            {},
+            {"patch": [16, 16, 16], "style": {"radius": 4, "shape": "cube"}, "keep_proportions": True},
+            {"patch": [17, 16, 16], "style": {}, "keep_proportions": True},
+        ],
+    )
     def test_an_unusable_note_of_ours_is_refused(self, own: dict, tmp_path: Path) -> None:
         exported(tmp_path, SMALL)
         info = json.loads((tmp_path / "inference_info.json").read_text())
