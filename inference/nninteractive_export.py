@@ -28,8 +28,8 @@ WEIGHTS_LICENCE = "CC BY-NC-SA 4.0"
 """Of our weights (see their model card) and of nnInteractive's own."""
 
 SESSION_PATCH = 96
-"""Voxels. A session covers a large object with patches of which it leaves out 24 voxels on every side: with patches of 48
-it fails, of 64 it needs hundreds."""
+"""Voxels. A session covers a large object with patches of which it leaves out 24 voxels on every side: with patches
+of 48 it fails, of 64 it needs hundreds."""
 
 
 def export(folder: Path, config: ModelConfig, state: dict[str, Tensor], licence: str = WEIGHTS_LICENCE) -> None:

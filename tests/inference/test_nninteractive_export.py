@@ -26,6 +26,7 @@ from inference.prompts import (
     NNINTERACTIVE_STYLE,
     PAPER_STYLE,
     PREVIOUS,
+    PromptStyle,
 )
 from tests.inference.factories import TINY, peer_network, randomized, write_weights
 
