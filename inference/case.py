@@ -413,7 +413,10 @@ def _previous(previous: np.ndarray | None, shape: Voxel, notes: list[str]) -> np
     if previous.shape != shape or previous.dtype.kind not in "buif":
         notes.append(f"prev_pred is {previous.dtype} {previous.shape}; expected integers {shape}, so it is not used")
         return None
-    return previous.astype(np.uint8, copy=False)
+    if previous.dtype == np.uint8:
+        return previous
+    # What is no label, as a NaN or a negative number, must not become one by wrapping around.
+    return np.where((previous >= 0) & (previous <= MAX_OBJECTS), previous, 0).astype(np.uint8)
 
 
 def _entries(value: np.ndarray | None) -> list:

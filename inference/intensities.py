@@ -38,8 +38,9 @@ class NormalizedImage:
         if support is None:
             return cls(volume, None, 0.0, 0.0)
         mean, deviation = _mean_and_deviation(values[support.slices])
-        # Below float32's resolution of the mean, what deviates is rounding and not an image.
-        if deviation <= 1e-6 * abs(mean):
+        # Below float32's resolution of the mean, what deviates is rounding and not an image; below its least numbers,
+        # nothing can be divided by it.
+        if deviation <= max(1e-6 * abs(mean), 1e-30):
             return cls(volume, support, 0.0, 0.0)
         return cls(volume, support, 1 / deviation, -mean / deviation)
 
