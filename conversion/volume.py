@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -226,15 +228,15 @@ def _tags(path: Path) -> dict[str, str]:
     return {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}
 
 
-class _quiet:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """ITK's warnings, which are many lines about nothing to be done, left out for a block."""
-
-    def __enter__(self) -> None:
-        self.before = sitk.ProcessObject.GetGlobalWarningDisplay()
-        sitk.ProcessObject.SetGlobalWarningDisplay(False)
-
-    def __exit__(self, *_: object) -> None:
-        sitk.ProcessObject.SetGlobalWarningDisplay(self.before)
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def _unreadable(path: Path, error: RuntimeError) -> str:
