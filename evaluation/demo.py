@@ -1,7 +1,7 @@
 """``python -m evaluation.demo``: a real head MRI, from box to mask to click to better mask, and a picture of it.
 
-The image is the ICBM 152 head template that nilearn ships (the average T1 image of 152 people, 1 mm), its objects the two
-tissues of the brain as nilearn's tissue maps give them.
+The image is the ICBM 152 head template that nilearn ships (the average T1 image of 152 people, 1 mm). Its objects are
+the two halves of the brain: what nilearn's tissue maps call grey or white matter, left and right of the middle.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import cc3d
 import numpy as np
 from matplotlib import pyplot
 from nilearn import datasets
 from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
 
 from evaluation.cases import EvaluationCase, PlacedClick, read_evaluation_case, write_step_input
 from evaluation.metrics import score_segmentation
@@ -27,7 +29,10 @@ from evaluation.simulated_user import box_from_mask, click_from_error
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "MR_icbm152.npz"
-OBJECTS = ("grey matter", "white matter")
+OBJECTS = ("left half of the brain", "right half of the brain")
+MIDDLE = 98
+"""The voxel along x that lies on the template's mid-sagittal plane."""
+
 COLOURS = ("tab:orange", "tab:cyan")
 
 
@@ -40,7 +45,9 @@ def make_case(path: Path) -> None:
     head, grey, white = (np.asarray(volume.dataobj, dtype=np.float32).T for volume in (image, grey, white))
     low, high = np.percentile(head[head > 0], (0.5, 99.5))
     intensities = (np.clip((head - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    truth = np.select([(white > 0.5) & (white >= grey), grey > 0.5], [2, 1], 0).astype(np.uint8)
+    tissue = cc3d.largest_k(((grey + white) > 0.5).astype(np.uint8), k=1) > 0
+    brain = binary_fill_holes(tissue)
+    truth = np.where(np.arange(brain.shape[2]) < MIDDLE, 1, 2).astype(np.uint8) * brain
     random = np.random.default_rng(0)
     boxes = [box_from_mask(truth == label, random) for label in (1, 2)]
     np.savez_compressed(path, imgs=intensities, gts=truth, spacing=np.ones(3), boxes=np.array(boxes))
@@ -61,9 +68,9 @@ def predict(inputs: Path, outputs: Path) -> None:
 
 
 def draw(case: EvaluationCase, segmentation: NDArray[np.uint8], clicks: list[PlacedClick | None], path: Path) -> None:
-    """Writes a picture: axial, coronal and sagittal slices with boxes and clicks, the truth above and the result below."""
+    """Writes a picture: three slices through the first object with boxes and clicks, truth above and result below."""
     middle = [
-        int(np.mean(np.nonzero((case.truth > 0).any(axis=tuple(a for a in range(3) if a != axis)))[0]))
+        int(np.mean(np.nonzero((case.truth == 1).any(axis=tuple(a for a in range(3) if a != axis)))[0]))
         for axis in range(3)
     ]
     figure, axes = pyplot.subplots(2, 3, figsize=(12, 9), facecolor="black", layout="constrained")
@@ -107,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     inputs, outputs = out / "inputs", out / "outputs"
     for folder in (inputs, outputs):
         folder.mkdir(parents=True, exist_ok=True)
-    print("1. making a case of the ICBM 152 head MRI, with a box for each tissue")
+    print("1. making a case of the ICBM 152 head MRI, with a box for each half of the brain")
     make_case(out / NAME)
     case = read_evaluation_case(out / NAME)
     clicks: list[list[PlacedClick | None]] = [[] for _ in OBJECTS]
