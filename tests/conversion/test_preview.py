@@ -1,0 +1,67 @@
+"""The picture's planes are called, and turned, as the image lies in the patient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from grids import place, rotation
+
+from conversion.preview import axis_directions, write_preview
+from conversion.source import Source
+from inference.case import Box, Click, ObjectPrompts
+
+
+def source(direction: np.ndarray) -> Source:
+    image = place((40, 40, 40), direction)
+    image.SetSpacing((1, 1, 1))
+    objects = (ObjectPrompts(1, Box((5, 5, 5), (9, 9, 9)), (Click((7, 7, 7), True),)),)
+    return Source(image, np.zeros((40, 40, 40), np.uint8), objects, None)
+
+
+@pytest.mark.parametrize(
+    ("direction", "expected"),
+    [
+        (np.eye(3), (("S", 1), ("P", 1), ("L", 1))),
+        (np.diag([-1.0, -1.0, 1.0]), (("S", 1), ("P", -1), ("L", -1))),
+        # Sagittal slices from left to right, their rows from the head down: x runs back, y down, z to the right.
+        (np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]]), (("L", -1), ("S", -1), ("P", 1))),
+        (
+            np.array(sitk.Euler3DTransform((0, 0, 0), 0.2, 0.1, -0.3).GetMatrix()).reshape(3, 3),
+            (("S", 1), ("P", 1), ("L", 1)),
+        ),
+    ],
+    ids=["straight", "flipped", "sagittal", "oblique"],
+)
+def test_directions(direction: np.ndarray, expected: tuple) -> None:
+    assert axis_directions(source(direction.astype(float))) == expected
+
+
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, -1), (-1, -1, 1)], ids=str)
+def test_however_a_patient_is_stored_he_looks_at_us_from_the_same_side(signs: tuple, tmp_path: Path) -> None:
+    """A mark at the left, front and top of the patient: right of the middle, at the top, and left in profile."""
+    mark = np.zeros((40, 40, 40), np.uint8)
+    mark[28:36, 4:12, 28:36] = 1
+    stored = mark[tuple(slice(None, None, sign) for sign in signs[::-1])]
+    image = source(np.diag(np.array(signs, float))).image
+    write_preview(tmp_path / "a.png", Source(image, stored * 200, (ObjectPrompts(1),), None), stored)
+    picture = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.png")))[..., :3]
+    bright = (picture > 240).all(axis=-1)
+    bright[:80] = False  # The titles.
+    rows, columns = bright.nonzero()
+    panels = picture.shape[1] / 3
+    axial, coronal, sagittal = (
+        (rows[inside].mean() - (80 + picture.shape[0]) / 2, columns[inside].mean() - (panel + 0.5) * panels)
+        for panel in range(3)
+        if (inside := (columns // panels).astype(int) == panel).any()
+    )
+    assert axial[0] < -30 and axial[1] > 30
+    assert coronal[0] < -30 and coronal[1] > 30
+    assert sagittal[0] < -30 and sagittal[1] < -30
+
+
+def test_oblique_pictures_are_written(tmp_path: Path) -> None:
+    write_preview(tmp_path / "a.png", source(rotation()), np.zeros((40, 40, 40), np.uint8))
+    assert (tmp_path / "a.png").stat().st_size > 1000
