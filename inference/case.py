@@ -183,8 +183,7 @@ def _read_case(archive: zipfile.ZipFile, name: str) -> Case:
     boxes = _entries(_optional(archive, members, "boxes"))
     clicks = _entries(_optional(archive, members, "clicks"))
     orders = _entries(_optional(archive, members, "clicks_order"))
-    previous = _read_array(archive, "prev_pred", beside=WORKING_BYTES_A_VOXEL) if "prev_pred" in members else None
-    previous = _previous(previous, shape, notes)
+    previous = _previous(archive, shape, notes) if "prev_pred" in members else None
     if boxes:
         count = len(boxes)
     elif clicks:
@@ -407,11 +406,14 @@ def _spacing(spacing: np.ndarray | None, notes: list[str]) -> tuple[float, float
     return (1.0, 1.0, 1.0)
 
 
-def _previous(previous: np.ndarray | None, shape: Voxel, notes: list[str]) -> np.ndarray | None:
-    if previous is None:
-        return None
-    if previous.shape != shape or previous.dtype.kind not in "buif":
-        notes.append(f"prev_pred is {previous.dtype} {previous.shape}; expected integers {shape}, so it is not used")
+def _previous(archive: zipfile.ZipFile, shape: Voxel, notes: list[str]) -> np.ndarray | None:
+    """The previous run's label map; None, with a note, if it is none of this image: it can be done without."""
+    try:
+        previous = _read_array(archive, "prev_pred", beside=WORKING_BYTES_A_VOXEL)
+        if previous.shape != shape or previous.dtype.kind not in "buif":
+            raise CaseError(f"key 'prev_pred' is {previous.dtype} {previous.shape}; expected integers {shape}")
+    except CaseError as error:
+        notes.append(f"{error}; it is not used")
         return None
     if previous.dtype == np.uint8:
         return previous
