@@ -18,7 +18,7 @@ from training.config import Sampling, TrainingConfig
 from training.dataset import Volume
 from training.synthesis import random_shape, region, smooth_noise, synthesize
 
-REGION_ATTEMPTS = 4
+REGION_ATTEMPTS = 6
 
 
 @dataclass(frozen=True)

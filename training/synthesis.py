@@ -66,32 +66,40 @@ def region(image: Tensor, random: np.random.Generator) -> Tensor | None:
         image: (D, H, W) normalized image in the window; exact zeros are padding.
 
     Returns:
-        bool (D, H, W), around a random voxel of the middle of the window; None if what is found there is a few voxels,
-        most of the window, at its rim, or ragged.
+        bool (D, H, W); None if nothing was found but specks, most of the window, what lies at its rim, rags, or what
+        hardly differs from its surroundings.
     """
+    content = image != 0
+    if not content.any():
+        return None
     smooth = avg_pool3d(image[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
-    seed = tuple(int(random.integers(n // 4, max(3 * n // 4, n // 4 + 1))) for n in image.shape)
-    spread = float(smooth[smooth != 0].std()) if smooth.any() else 0.0
-    below, above = random.uniform(0.15, 0.8, 2) * spread
-    similar = (smooth > smooth[seed] - float(below)) & (smooth < smooth[seed] + float(above)) & (image != 0)
-    labels = cc3d.connected_components(similar.numpy().view(np.uint8), connectivity=6)
-    if labels[seed] == 0:
-        return None
-    found = torch.from_numpy(labels == labels[seed])
-    if not 1e-3 < float(found.float().mean()) < 0.35:
-        return None
+    low = float(random.uniform(0, 0.9))
+    high = low + float(random.uniform(0.1, 0.6))
+    band = torch.quantile(smooth[content][::5], torch.tensor([low, min(high, 1.0)]))
+    inside = (smooth >= band[0]) & (smooth <= band[1]) & content
+    labels = cc3d.connected_components(inside.numpy().view(np.uint8), connectivity=6)
+    statistics = cc3d.statistics(labels)
+    sizes, boxes = statistics["voxel_counts"].astype(float), statistics["bounding_boxes"]
     # What lies along the rim of the image or of the window is mostly background, seen in part.
-    rim = functional.pad((image == 0).float(), (1,) * 6, value=1.0)[None, None]
-    near_rim = max_pool3d(rim, 3, stride=1)[0, 0] > 0
-    if float((found & near_rim).sum()) > 0.02 * float(found.sum()):
+    rim = functional.pad((~content).float(), (1,) * 6, value=1.0)[None, None]
+    at_rim = np.bincount(labels[(max_pool3d(rim, 3, stride=1)[0, 0] > 0).numpy()], minlength=len(sizes))
+    candidates = [
+        label
+        for label in np.flatnonzero((sizes > 1e-3 * image.numel()) & (sizes < 0.35 * image.numel()))
+        if label > 0
+        and at_rim[label] <= 0.02 * sizes[label]
+        and sizes[label] > 0.15 * np.prod([s.stop - s.start for s in boxes[label]])
+    ]
+    if not candidates:
         return None
+    found = torch.from_numpy(labels == int(random.choice(candidates)))
     # Opened and closed a little, as a person would draw it: majority of the neighbourhood.
     found = avg_pool3d(found[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0.45
-    if not found.any():
+    around = (max_pool3d(found[None, None].float(), 5, stride=1, padding=2)[0, 0] > 0) & ~found & content
+    if not found.any() or not around.any():
         return None
-    box = found.nonzero()
-    filled = float(found.sum()) / float((box.amax(dim=0) - box.amin(dim=0) + 1).prod())
-    return found if filled > 0.15 else None
+    contrast = float((smooth[found].mean() - smooth[around].mean()).abs() / smooth[content].std())
+    return found if contrast > 0.35 else None
 
 
 def random_shape(shape: tuple[int, int, int], random: np.random.Generator) -> Tensor:

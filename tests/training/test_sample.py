@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evaluation.simulated_user import box_from_mask, click_from_error
-from inference.case import Click, read_case
+from inference.case import Box, Click, ObjectPrompts, read_case
 from inference.intensities import NormalizedImage
 from inference.prompts import BOX, CLICK, CLICK_NEGATIVE, IMAGE, PREVIOUS, encode
 from inference.window import Window, window_for
@@ -16,9 +16,9 @@ from training.augment import change_intensities, flip_and_turn
 from training.config import PAPER, TrainingConfig
 from training.dataset import Volume, load_volume
 from training.interaction import simulate
-from training.sample import crop, file_probabilities, make_sample, make_synthetic_sample
+from training.sample import crop, file_probabilities, make_region_sample, make_sample, make_synthetic_sample
 from training.stream import Steps, collate
-from training.synthesis import random_shape, synthesize
+from training.synthesis import random_shape, region, synthesize
 
 
 def challenge_file(source: Path, path: Path) -> Path:
@@ -57,8 +57,6 @@ def test_a_perfect_window_is_the_one_of_inference(volumes: list[Volume], config:
     box = box_from_mask((volume.labels == 1).numpy(), random)
     path_box = sample.channels[BOX]
     shape = tuple(volume.labels.shape)
-    from inference.case import Box, ObjectPrompts
-
     prompts = ObjectPrompts(
         1,
         Box(
@@ -82,8 +80,6 @@ def test_simulated_clicks_are_those_of_inference(volumes: list[Volume], config: 
     for index, truth in enumerate(batch.truth):
         position, positive = click_from_error(np.zeros(truth.shape, bool), truth.numpy())
         assert positive
-        from inference.case import ObjectPrompts
-
         prompts = ObjectPrompts(1, clicks=(Click(position, positive),))
         expected = encode(batch.channels[index, IMAGE], None, prompts, whole, config.model.style)
         assert torch.equal(channels[index, [CLICK, CLICK_NEGATIVE]], expected[[CLICK, CLICK_NEGATIVE]])
@@ -148,3 +144,30 @@ def test_a_random_shape_has_a_box_around_it(config: TrainingConfig):
     sampling = replace(config.sampling, no_box=0.0, augment=False)
     sample = make_synthetic_sample(replace(config, sampling=sampling), np.random.default_rng(0))
     assert sample.truth.any() and not (sample.truth & (sample.channels[BOX] == 0)).any()
+
+
+def test_a_region_is_what_the_image_shows():
+    """In a dark room with a bright ball, what is found is the ball, whole or in part, and never the room."""
+    grid = torch.stack(torch.meshgrid(*[torch.arange(32.0)] * 3, indexing="ij"))
+    ball = (grid - 16).square().sum(dim=0) <= 64
+    image = torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.05 - 1 + 4 * ball
+    image[:3] = 0
+    found = [region(image, np.random.default_rng(seed)) for seed in range(40)]
+    balls = [mask for mask in found if mask is not None]
+    assert balls
+    for mask in balls:
+        assert (mask & ball).sum() > 0.7 * mask.sum()
+    assert len(balls) < 40, "the dark room, at the window's rim, is no object"
+
+
+def test_a_region_sample_has_the_region_in_its_box(real_volume: Path, config: TrainingConfig):
+    config = replace(config, model=replace(config.model, patch=(48, 48, 48)))
+    config = replace(config, sampling=replace(config.sampling, no_box=0.0, augment=False))
+    volume = load_volume(real_volume)
+    samples = [make_region_sample(volume, config, np.random.default_rng(seed)) for seed in range(12)]
+    samples = [sample for sample in samples if sample is not None]
+    assert samples
+    for sample in samples:
+        middle = sample.truth.flatten(1).any(dim=1).nonzero().ravel()
+        middle = middle[len(middle) // 2]
+        assert not (sample.truth[middle] & (sample.channels[BOX, middle] == 0)).any()
