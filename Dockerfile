@@ -27,7 +27,7 @@ RUN PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
       /usr/local/bin/python*-config /usr/local/share/ca-certificates /etc/ssl/certs /tmp/requirements.txt
 
 WORKDIR /workspace
-COPY LICENSE predict.sh ./
+COPY LICENSE predict.sh sbom.cdx.json ./
 COPY inference inference
 COPY weights weights
 

@@ -93,13 +93,18 @@ def region(image: Tensor, random: np.random.Generator) -> Tensor | None:
     if not candidates:
         return None
     found = torch.from_numpy(labels == int(random.choice(candidates)))
+    near = max_pool3d(found[None, None].float(), 5, stride=1, padding=2)[0, 0] > 0
+    around = near & ~found & content
+    if not around.any():
+        return None
+    within, without = float(smooth[found].mean()), float(smooth[around].mean())
+    if abs(within - without) < 0.35 * float(smooth[content].std()):
+        return None
+    # The band's edges are anywhere on the border's slope; the border itself is halfway.
+    found = near & content & ((smooth - (within + without) / 2) * (within - without) > 0)
     # Opened and closed a little, as a person would draw it: majority of the neighbourhood.
     found = avg_pool3d(found[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0.45
-    around = (max_pool3d(found[None, None].float(), 5, stride=1, padding=2)[0, 0] > 0) & ~found & content
-    if not found.any() or not around.any():
-        return None
-    contrast = float((smooth[found].mean() - smooth[around].mean()).abs() / smooth[content].std())
-    return found if contrast > 0.35 else None
+    return found if found.any() else None
 
 
 def random_shape(shape: tuple[int, int, int], random: np.random.Generator) -> Tensor:
