@@ -1,0 +1,78 @@
+"""`python -m benchmarks.container_run --case CASE.npz`: where the seconds of one organizers' run go, and its memory.
+
+Runs the image several times up to each of its stages (container, imports, weights, whole run) in turn, so that all see
+the same machine, and prints the medians and what each stage adds. The whole run is the organizers' line; the peak
+memory is that of the process in it.
+"""
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+WHOLE = "sh predict.sh"
+STAGES = {
+    "container": "true",
+    "and imports": 'python3 -c "import inference.__main__"',
+    "and weights": "python3 -c \"from inference.__main__ import *; load_segmenter(DEFAULT_WEIGHTS, 'auto')\"",
+    "whole run": WHOLE,
+}
+MEMORY = (
+    "python3 -c 'import resource, sys; sys.argv = [sys.argv[0]]; from inference.__main__ import main; main(); "
+    'print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\''
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.container_run", description=__doc__.split("\n")[0])
+    parser.add_argument("--case", type=Path, required=True, help="an .npz as the evaluator hands it out")
+    parser.add_argument("--image", default="segfm3d:latest")
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        inputs, outputs = Path(folder) / "inputs", Path(folder) / "outputs"
+        for each in (inputs, outputs):
+            each.mkdir()
+            each.chmod(0o777)
+        shutil.copy(options.case, inputs)
+
+        def run(command: str) -> str:
+            mounts = ["-v", f"{inputs}/:/workspace/inputs/", "-v", f"{outputs}/:/workspace/outputs/"]
+            line = [
+                "docker",
+                "container",
+                "run",
+                "-m",
+                "32G",
+                "--rm",
+                *mounts,
+                options.image,
+                "/bin/bash",
+                "-c",
+                command,
+            ]
+            return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+
+        said = run(WHOLE)  # Also warms the file cache.
+        seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        for _ in range(options.runs):
+            for stage, command in STAGES.items():
+                began = time.perf_counter()
+                run(command)
+                seconds[stage].append(time.perf_counter() - began)
+        peak = int(run(MEMORY).rsplit("peak ", 1)[1])
+    print(said.strip())
+    print(f"median of {options.runs} runs, file cache warm; seconds until the stage has ended, and what it adds")
+    before = 0.0
+    for stage, times in seconds.items():
+        median = statistics.median(times)
+        print(f"  {stage:<12}{median:7.2f}{median - before:+8.2f}")
+        before = median
+    print(f"  peak memory of the process: {peak / 2**20:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
