@@ -196,8 +196,8 @@ def _say(message: str, stream: TextIO | None = None) -> None:
 
 if __name__ == "__main__":
     code = main()
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # They are None where they were closed from the start.
+        with suppress(OSError):
+            stream.flush()
     # A forward that overran its deadline may still be running in its thread, which an ordinary exit would wait for.
     os._exit(code)
