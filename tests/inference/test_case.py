@@ -164,6 +164,18 @@ class TestReading:
         assert case.previous.dtype == np.uint8
         np.testing.assert_array_equal(case.previous, previous)
 
+    def test_what_is_no_label_does_not_become_one(self, tmp_path: Path) -> None:
+        previous = np.zeros(SHAPE, np.float64)
+        previous[0, 0, :6] = np.nan, -1, 256, 1e300, -np.inf, 255
+        case = read_case(write_case(tmp_path / "a.npz", volume(SHAPE), [BOX], prev_pred=previous))
+        np.testing.assert_array_equal(np.argwhere(case.previous), [[0, 0, 5]])
+
+    def test_a_previous_mask_that_cannot_be_read_is_done_without(self, tmp_path: Path) -> None:
+        path = write_members(tmp_path / "a.npz", imgs=array_bytes(volume(SHAPE)), prev_pred=b"no array")
+        case = read_case(path)
+        assert case.previous is None
+        assert any("prev_pred" in note for note in case.notes)
+
     def test_a_previous_mask_of_another_shape_is_not_used(self, tmp_path: Path) -> None:
         case = read_case(write_case(tmp_path / "a.npz", volume(SHAPE), [BOX], prev_pred=np.ones((2, 2, 2), np.uint8)))
         assert case.previous is None
@@ -202,6 +214,10 @@ class TestRefusing:
     def test_a_folder(self, tmp_path: Path) -> None:
         (tmp_path / "a.npz").mkdir()
         refusal(tmp_path / "a.npz")
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "a.npz")
+        assert "not a regular file" in refusal(tmp_path / "a.npz")
 
     @pytest.mark.parametrize("content", [b"", b"\0" * 64, b"PK\5\6" + b"\0" * 18, array_bytes(volume(SHAPE))])
     def test_no_zip_of_arrays(self, tmp_path: Path, content: bytes) -> None:
@@ -311,6 +327,21 @@ class TestBombs:
     def test_builtins_are_not_found(self, tmp_path: Path, name: str) -> None:
         payload = f"cbuiltins\n{name}\n.".encode()
         assert f"builtins.{name}" in refusal(write_pickle_as_boxes(tmp_path / "a.npz", payload))
+
+    @pytest.mark.parametrize("name", ["scalar", "_reconstruct"])
+    def test_what_reads_a_pickle_is_not_changed_by_it(self, tmp_path: Path, name: str) -> None:
+        """BUILD sets attributes of any object that does not forbid it, functions included."""
+        state = b"N}X\x0c\0\0\0__defaults__K\x01K\x02\x86s\x86b"
+        payload = b"\x80\x04cnumpy.core.multiarray\n" + name.encode() + b"\n" + state + b"."
+        assert "changes what reads it" in refusal(write_pickle_as_boxes(tmp_path / "a.npz", payload))
+
+    @pytest.mark.parametrize(
+        "payload",
+        [pickle.dumps({1, 2}, 4), pickle.dumps(frozenset([1]), 4), pickle.dumps(bytearray(9), 5), pickle.dumps(1, 0)],
+        ids=["set", "frozenset", "bytearray", "text protocol"],
+    )
+    def test_opcodes_that_no_case_needs_are_refused(self, tmp_path: Path, payload: bytes) -> None:
+        assert "refused the pickle opcode" in refusal(write_pickle_as_boxes(tmp_path / "a.npz", payload))
 
     def test_names_beside_the_allowed_ones_are_not_found(self, tmp_path: Path) -> None:
         payload = b"cnumpy\nload\n."

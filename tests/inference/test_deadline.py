@@ -111,3 +111,17 @@ class TestWatchdog:
     def test_no_time_is_no_computation_waited_for(self, release: threading.Event) -> None:
         with pytest.raises(DeadlineExceeded):
             Watchdog().run(lambda: release.wait(LONG), -3)
+
+    def test_told_to_stop_it_stops_waiting(self, release: threading.Event) -> None:
+        watchdog = Watchdog()
+        threading.Timer(0.3, watchdog.stop).start()
+        with pytest.raises(DeadlineExceeded, match="told to stop"):
+            watchdog.run(lambda: release.wait(LONG), LONG)
+        assert not release.is_set()
+
+    def test_told_to_stop_it_begins_nothing(self) -> None:
+        watchdog, began = Watchdog(), []
+        watchdog.stop()
+        with pytest.raises(DeadlineExceeded, match="told to stop"):
+            watchdog.run(lambda: began.append("too late"), LONG)
+        assert began == []

@@ -46,6 +46,12 @@ def test_an_image_without_contrast_is_zero(value: float) -> None:
     assert not NormalizedImage.of(np.full(SHAPE, value)).crop(WHOLE).any()
 
 
+def test_contrast_that_nothing_can_be_divided_by_is_none() -> None:
+    image = RAW.astype(np.float32) * np.finfo(np.float32).smallest_subnormal
+    assert image.min() < image.max()
+    assert not NormalizedImage.of(image).crop(WHOLE).any()
+
+
 def test_contrast_that_is_rounding_is_none() -> None:
     image = np.full(SHAPE, 1000.1, np.float32)
     image[::2] = np.nextafter(image[0], np.float32(np.inf))
