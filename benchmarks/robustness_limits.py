@@ -165,7 +165,7 @@ def cases(container: Container) -> str:
 
 def clock(container: Container) -> str:
     """A machine that gives a fifth of its processor once the speed of the network has been measured."""
-    shape, count = (64, 192, 192), 12
+    shape, count = (200, 400, 400), 12
     for name in ("1_measured", "2_slower"):
         write_case(container.inputs / f"{name}.npz", volume(shape), boxes(shape, count, 0))
     printed = container.run(
