@@ -1,7 +1,7 @@
 """``python -m evaluation.demo``: a real head MRI, from box to mask to click to better mask, and a picture of it.
 
-The image is the ICBM 152 head template that nilearn ships (the average T1 image of 152 people, 1 mm). Its objects are
-the two halves of the brain: what nilearn's tissue maps call grey or white matter, left and right of the middle.
+The image is the ICBM 152 head template that nilearn ships (the average T1 image of 152 people, 1 mm). Its object is
+the brain: what nilearn's tissue maps call grey or white matter, and what that encloses.
 """
 
 from __future__ import annotations
@@ -29,10 +29,7 @@ from evaluation.simulated_user import box_from_mask, click_from_error
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "MR_icbm152.npz"
-OBJECTS = ("left half of the brain", "right half of the brain")
-MIDDLE = 98
-"""The voxel along x that lies on the template's mid-sagittal plane."""
-
+OBJECTS = ("brain",)
 COLOURS = ("tab:orange", "tab:cyan")
 
 
@@ -46,10 +43,9 @@ def make_case(path: Path) -> None:
     low, high = np.percentile(head[head > 0], (0.5, 99.5))
     intensities = (np.clip((head - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     tissue = cc3d.largest_k(((grey + white) > 0.5).astype(np.uint8), k=1) > 0
-    brain = binary_fill_holes(tissue)
-    truth = np.where(np.arange(brain.shape[2]) < MIDDLE, 1, 2).astype(np.uint8) * brain
+    truth = binary_fill_holes(tissue).astype(np.uint8)
     random = np.random.default_rng(0)
-    boxes = [box_from_mask(truth == label, random) for label in (1, 2)]
+    boxes = [box_from_mask(truth == label, random) for label in range(1, len(OBJECTS) + 1)]
     np.savez_compressed(path, imgs=intensities, gts=truth, spacing=np.ones(3), boxes=np.array(boxes))
 
 
@@ -114,19 +110,19 @@ def main(arguments: list[str] | None = None) -> int:
     inputs, outputs = out / "inputs", out / "outputs"
     for folder in (inputs, outputs):
         folder.mkdir(parents=True, exist_ok=True)
-    print("1. making a case of the ICBM 152 head MRI, with a box for each half of the brain")
+    print("1. making a case of the ICBM 152 head MRI, with a box around the brain")
     make_case(out / NAME)
     case = read_evaluation_case(out / NAME)
     clicks: list[list[PlacedClick | None]] = [[] for _ in OBJECTS]
     segmentation = None
-    for step in ("boxes alone", "boxes and one click an object"):
+    for step in ("the box alone", "the box and one click"):
         print(f"\n{2 if segmentation is None else 3}. sh predict.sh: {step}")
         write_step_input(inputs / NAME, case, clicks, segmentation)
         predict(inputs, outputs)
         with np.load(outputs / NAME) as written:
             segmentation = written["segs"]
         scores = score_segmentation(case.truth, segmentation, case.spacing)
-        print(f"   DSC {scores.dsc:.3f}, NSD at 2 mm {scores.nsd:.3f} (means over {' and '.join(OBJECTS)})")
+        print(f"   DSC {scores.dsc:.3f}, NSD at 2 mm {scores.nsd:.3f}")
         if not clicks[0]:
             for label, made in enumerate(clicks, start=1):
                 made.append(click_from_error(segmentation == label, case.truth == label))
