@@ -64,11 +64,10 @@ def predict(inputs: Path, outputs: Path) -> None:
 
 
 def draw(case: EvaluationCase, segmentation: NDArray[np.uint8], clicks: list[PlacedClick | None], path: Path) -> None:
-    """Writes a picture: three slices through the first object with boxes and clicks, truth above and result below."""
-    middle = [
-        int(np.mean(np.nonzero((case.truth == 1).any(axis=tuple(a for a in range(3) if a != axis)))[0]))
-        for axis in range(3)
-    ]
+    """Writes a picture: three slices with boxes and clicks (projected), the truth above and the result below."""
+    # Each plane's slice is the one that shows most of the object.
+    areas = [(case.truth > 0).sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    middle = [int(np.argmax(area)) for area in areas]
     figure, axes = pyplot.subplots(2, 3, figsize=(12, 9), facecolor="black", layout="constrained")
     for column, (axis, plane) in enumerate(zip(range(3), ("axial", "coronal", "sagittal"))):
         rows, columns = (a for a in range(3) if a != axis)
@@ -103,7 +102,7 @@ def draw(case: EvaluationCase, segmentation: NDArray[np.uint8], clicks: list[Pla
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Segments a real head MRI from boxes, then with one simulated click an object, and draws the result."""
+    """Segments a real head MRI from a box, then with one simulated click, and draws the result."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.demo", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (default: demo)")
     out = parser.parse_args(arguments).out

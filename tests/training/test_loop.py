@@ -193,7 +193,7 @@ def test_one_real_volume_is_learnt(real_volume: Path, tmp_path: Path):
         random_shapes=0,
         regions=0,
     )
-    config = replace(DEFAULT, model=model, sampling=sampling, batch=2, warmup=10, average=0.0)
-    run = Run(tmp_path, steps=150, device=torch.device("cpu"), workers=0)
+    config = replace(DEFAULT, model=model, sampling=sampling, batch=2, learning_rate=2e-3, warmup=30, average=0.0)
+    run = Run(tmp_path, steps=500, device=torch.device("cpu"), workers=0)
     train(config, [load_volume(real_volume)], run)
     assert np.mean([row["dice"] for row in read_log(tmp_path / "log.csv")][-10:]) > 0.95
