@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tqdm import tqdm
 from conversion.preview import write_preview
 from conversion.source import Source, add_options, read_source
 from conversion.volume import ConversionError, check_mask_name, write_mask
-from inference.__main__ import DEFAULT_WEIGHTS
+from inference.__main__ import add_network_options
 from inference.case import Case
 from inference.checkpoint import CheckpointError
 from inference.deadline import Deadline
@@ -30,14 +29,7 @@ def main(arguments: list[str]) -> int:
         "-o", "--output", type=Path, required=True, metavar="MASK", help="label map to write: .nii.gz, .nrrd or .mha"
     )
     parser.add_argument("--preview", type=Path, metavar="PNG", help="picture to write: three planes an object")
-    variable = os.environ.get
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        default=Path(variable("SEGFM3D_WEIGHTS", str(DEFAULT_WEIGHTS))),
-        help="our file or an nnInteractive folder",
-    )
-    parser.add_argument("--device", default=variable("SEGFM3D_DEVICE", "auto"), help="auto, cpu, cuda, cuda:1, …")
+    add_network_options(parser)
     options = parser.parse_args(arguments)
     try:
         return _segment(options)

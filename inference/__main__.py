@@ -25,6 +25,18 @@ TERMINATED = 128 + signal.SIGTERM
 """The exit code of a run that was told to stop."""
 
 
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """``--weights`` and ``--device``, with their variables."""
+    variable = os.environ.get
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=Path(variable("SEGFM3D_WEIGHTS", str(DEFAULT_WEIGHTS))),
+        help="our file or an nnInteractive folder",
+    )
+    parser.add_argument("--device", default=variable("SEGFM3D_DEVICE", "auto"), help="auto, cpu, cuda, cuda:1, …")
+
+
 def options(arguments: list[str] | None) -> argparse.Namespace:
     """The settings: an option wins over its variable, a variable over the default."""
     variable = os.environ.get
@@ -36,13 +48,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--inputs", type=Path, default=Path(variable("SEGFM3D_INPUTS", "/workspace/inputs")))
     parser.add_argument("--outputs", type=Path, default=Path(variable("SEGFM3D_OUTPUTS", "/workspace/outputs")))
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        default=Path(variable("SEGFM3D_WEIGHTS", str(DEFAULT_WEIGHTS))),
-        help="our file or an nnInteractive folder",
-    )
-    parser.add_argument("--device", default=variable("SEGFM3D_DEVICE", "auto"), help="auto, cpu, cuda, cuda:1, …")
+    add_network_options(parser)
     parser.add_argument(
         "--seconds-per-class",
         type=float,

@@ -154,7 +154,7 @@ def segment_case(
     fusion = Fusion(shape)
     reserve = FIXED_RESERVE + case.image.size / WRITE_VOXELS_PER_SECOND
     watchdog = watchdog or Watchdog()
-    extents = _extents(case.previous)
+    extents = {} if case.previous is None else label_extents(case.previous)
     passes = None if segmenter is None else _Passes(case, segmenter, watchdog)
     for index, prompts in enumerate(bar(case.objects)):
         previous = extents.get(prompts.label)
@@ -311,10 +311,8 @@ def _ellipsoid(box: Box, part: Box) -> Tensor:
     return squared <= 1
 
 
-def _extents(labels: np.ndarray | None) -> dict[int, Box]:
-    """Label -> the box around its voxels, for labels that have any."""
-    if labels is None:
-        return {}
+def label_extents(labels: np.ndarray) -> dict[int, Box]:
+    """Label -> the box around its voxels, for labels of an integer label map (D, H, W) that have any."""
     return {
         label: Box(tuple(s.start for s in where), tuple(s.stop - 1 for s in where))
         for label, where in enumerate(find_objects(labels), start=1)

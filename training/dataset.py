@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.ndimage import find_objects
 from torch import Tensor
 from tqdm import tqdm
 
 from inference.case import Box, CaseError, read_array
 from inference.intensities import NormalizedImage
+from inference.segmenter import label_extents
 
 SMALLEST_OBJECT = 8
 """Voxels; smaller objects are not worth a sample."""
@@ -53,16 +53,19 @@ def load_volume(path: Path) -> Volume:
         )
     labels = labels.astype(np.int16, copy=False)
     objects = {
-        label: Box(tuple(s.start for s in where), tuple(s.stop - 1 for s in where))
-        for label, where in enumerate(find_objects(labels), start=1)
-        if where is not None and np.count_nonzero(labels[where] == label) >= SMALLEST_OBJECT
+        label: box
+        for label, box in label_extents(labels).items()
+        if np.count_nonzero(labels[box.slices] == label) >= SMALLEST_OBJECT
     }
     if not objects:
         raise CaseError(f"{path.name}: gts holds no object of at least {SMALLEST_OBJECT} voxels")
-    words = path.stem.split("_")
-    return Volume(
-        path.stem, words[0], "_".join(words[:3]), NormalizedImage.of(image), torch.from_numpy(labels), objects
-    )
+    modality = path.stem.split("_")[0]
+    return Volume(path.stem, modality, source_of(path), NormalizedImage.of(image), torch.from_numpy(labels), objects)
+
+
+def source_of(path: Path) -> str:
+    """The data set that a file is from: the first three words of its name."""
+    return "_".join(path.stem.split("_")[:3])
 
 
 def load_volumes(folder: Path, at_most: int | None = None) -> list[Volume]:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from inference.atomic import replacing
 from inference.case import CaseError, read_array
+from training.dataset import source_of
 
 
 def cropped(image: np.ndarray, labels: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
@@ -35,10 +36,10 @@ def cropped(image: np.ndarray, labels: np.ndarray, margin: int) -> tuple[np.ndar
 
 
 def in_turns(paths: list[Path]) -> Iterator[Path]:
-    """The first file of each source, then the second of each, …; a source is a name's first three words."""
+    """The first file of each source, then the second of each, …"""
     sources: dict[str, list[Path]] = {}
     for path in paths:
-        sources.setdefault("_".join(path.stem.split("_")[:3]), []).append(path)
+        sources.setdefault(source_of(path), []).append(path)
     for row in itertools.zip_longest(*sources.values()):
         yield from (path for path in row if path is not None)
 

@@ -63,7 +63,9 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
     chance = random.random()
     has_box = chance >= sampling.no_box + sampling.no_prompt
     if has_box:
-        prompts = replace(prompts, box=_challenge_box(volume, label, extent, random))
+        # Only the object's slices: its box in y and x is that of a slice.
+        slices = volume.labels[extent.slices[0]] == label
+        prompts = replace(prompts, box=_challenge_box(slices, random, first_slice=extent.lower[0]))
         window = window_for(prompts, shape, model.patch, model.keep_proportions)
     else:
         window = _window_without_box(volume, label, extent, model, random)
@@ -111,10 +113,7 @@ def _patch_sample(
     prompts = ObjectPrompts(1)
     has_box = random.random() >= sampling.no_box
     if has_box:
-        box = box_from_mask(truth.numpy(), random)
-        lower = (box["z_min"], box["z_mid_y_min"], box["z_mid_x_min"])
-        upper = (box["z_max"], box["z_mid_y_max"], box["z_mid_x_max"])
-        prompts = replace(prompts, box=Box(lower, upper))
+        prompts = replace(prompts, box=_challenge_box(truth, random))
     channels = encode(image, None, prompts, Window((0, 0, 0), model.patch, model.patch), model.style)
     sample = Sample(channels, truth, first_click=not has_box)
     return _augmented(sample, random) if sampling.augment else sample
@@ -126,13 +125,16 @@ def crop(volume: Volume, prompts: ObjectPrompts, window: Window, model: ModelCon
     return Sample(encode(volume.image.crop(window), None, prompts, window, model.style), truth, first_click)
 
 
-def _challenge_box(volume: Volume, label: int, extent: Box, random: np.random.Generator) -> Box:
-    """The box that the challenge would give: exact in z, from the middle slice and jittered in y and x."""
-    slices = (extent.slices[0], slice(None), slice(None))
-    box = box_from_mask((volume.labels[slices] == label).numpy(), random)
+def _challenge_box(mask: Tensor, random: np.random.Generator, first_slice: int = 0) -> Box:
+    """The box that the challenge would give: exact in z, from the middle slice and jittered in y and x.
+
+    Args:
+        mask: (D, H, W) bool, of which ``first_slice`` says where its first slice lies in the image.
+    """
+    box = box_from_mask(mask.numpy(), random)
     return Box(
-        (box["z_min"] + extent.lower[0], box["z_mid_y_min"], box["z_mid_x_min"]),
-        (box["z_max"] + extent.lower[0], box["z_mid_y_max"], box["z_mid_x_max"]),
+        (box["z_min"] + first_slice, box["z_mid_y_min"], box["z_mid_x_min"]),
+        (box["z_max"] + first_slice, box["z_mid_y_max"], box["z_mid_x_max"]),
     )
 
 

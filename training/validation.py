@@ -54,7 +54,7 @@ def validate(
     for case in cases:
         result, _ = evaluate_case(case, contestant, seconds_per_class=SECONDS)
         last = result.steps[-1]
-        by_modality.setdefault(case.name.split("_")[0], []).append((last.dsc, last.nsd))
+        by_modality.setdefault(result.modality, []).append((last.dsc, last.nsd))
     network.train(was_training)
     dsc, nsd = np.mean([np.mean(scores, axis=0) for scores in by_modality.values()], axis=0)
     return Scores(float(dsc), float(nsd))
