@@ -24,6 +24,8 @@ class Sampling:
         synthetic: share of real samples whose image is made anew from the label map (:mod:`training.synthesis`).
         random_shapes: share of samples that are a random blob in a random texture.
         regions: share of samples whose object is a region of similar intensity that no label knows.
+        refinement: share of samples of labelled objects that look at a part of the border at native resolution, with
+            a coarse mask of the object as the previous one.
     """
 
     clicks: tuple[float, ...]
@@ -35,6 +37,7 @@ class Sampling:
     synthetic: float
     random_shapes: float
     regions: float
+    refinement: float
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ PAPER = TrainingConfig(
         synthetic=0.0,
         random_shapes=0.0,
         regions=0.0,
+        refinement=0.0,
     ),
     batch=2,
     accumulate=8,
@@ -114,11 +118,12 @@ DEFAULT = TrainingConfig(
         synthetic=0.1,
         random_shapes=0.05,
         regions=0.15,
+        refinement=0.15,
     ),
     batch=4,
     accumulate=1,
     epochs=65,
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     final_learning_rate=1e-5,
     warmup=100,
     weight_decay=1e-2,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from evaluation.simulated_user import box_from_mask, click_from_error
 from inference.case import Box, Click, ObjectPrompts, Voxel
@@ -19,6 +20,16 @@ from training.dataset import Volume
 from training.synthesis import random_shape, region, smooth_noise, synthesize
 
 REGION_ATTEMPTS = 6
+
+TILE_ZOOM = (0.6, 1.3)
+"""Voxels of the image a voxel of the patch, in samples for refinement."""
+
+COARSENESS = (1.5, 5.0)
+"""Voxels of the patch a voxel of the coarse pass before it."""
+
+LARGEST_FILL = 0.7
+SMALLEST_ZOOM = 0.35
+"""A small object's window may shrink until the object fills that share of it, and by so much at most."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +80,13 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
         window = window_for(prompts, shape, model.patch, model.keep_proportions)
     else:
         window = _window_without_box(volume, label, extent, model, random)
-    if random.random() >= sampling.perfect_window:
-        window = _disturbed(window, random)
-    sample = crop(volume, prompts, window, model, first_click=sampling.no_prompt <= chance and not has_box)
+    first_click, previous = sampling.no_prompt <= chance and not has_box, None
+    if random.random() < sampling.refinement:
+        window = _tile(volume, label, extent, model, random)
+        first_click, previous = False, _coarse(window.crop_label(volume.labels, label), random)
+    elif random.random() >= sampling.perfect_window:
+        window = _disturbed(window, extent, random)
+    sample = crop(volume, prompts, window, model, first_click, previous)
     if random.random() < sampling.synthetic:
         sample.channels[IMAGE] = synthesize(sample.channels[IMAGE], window.crop_nearest(volume.labels), random)
     return _augmented(sample, random) if sampling.augment else sample
@@ -119,10 +134,17 @@ def _patch_sample(
     return _augmented(sample, random) if sampling.augment else sample
 
 
-def crop(volume: Volume, prompts: ObjectPrompts, window: Window, model: ModelConfig, first_click: bool) -> Sample:
+def crop(
+    volume: Volume,
+    prompts: ObjectPrompts,
+    window: Window,
+    model: ModelConfig,
+    first_click: bool,
+    previous: Tensor | None = None,
+) -> Sample:
     """The object of ``prompts.label`` in a window, prompted and encoded as inference does it."""
     truth = window.crop_label(volume.labels, prompts.label) > 0.5
-    return Sample(encode(volume.image.crop(window), None, prompts, window, model.style), truth, first_click)
+    return Sample(encode(volume.image.crop(window), previous, prompts, window, model.style), truth, first_click)
 
 
 def _challenge_box(mask: Tensor, random: np.random.Generator, first_slice: int = 0) -> Box:
@@ -156,9 +178,43 @@ def _window_without_box(
     return window_for(known, shape, model.patch, model.keep_proportions, previous)
 
 
-def _disturbed(window: Window, random: np.random.Generator) -> Window:
-    """Scaled by 0.75 to 1.5, a little differently along each axis, and shifted by up to an eighth of its size."""
-    zooms = np.exp(random.uniform(math.log(0.8), math.log(1.4)) + random.uniform(-0.07, 0.07, size=3))
+def _tile(volume: Volume, label: int, extent: Box, model: ModelConfig, random: np.random.Generator) -> Window:
+    """A window of about native resolution at a random place of the object's border."""
+    mask = volume.labels[extent.slices] == label
+    inside = mask.nonzero()
+    position = inside[int(random.integers(len(inside)))].tolist()
+    axis, direction = int(random.integers(3)), int(random.choice((-1, 1)))
+    while 0 <= position[axis] + direction < mask.shape[axis] and mask[tuple(position)]:
+        position[axis] += direction
+    zoom = float(np.exp(random.uniform(*map(math.log, TILE_ZOOM))))
+    size = tuple(max(round(zoom * n), 8) for n in model.patch)
+    start = tuple(p + lower - n // 2 for p, lower, n in zip(position, extent.lower, size))
+    return Window(start, size, model.patch)
+
+
+def _coarse(truth: Tensor, random: np.random.Generator) -> Tensor:
+    """A mask as a coarse pass leaves it: without detail, and with its border off here and there.
+
+    Args:
+        truth: (D, H, W), [0, 1].
+    """
+    shape = tuple(truth.shape)
+    edge = float(random.uniform(*COARSENESS))
+    cells = [max(round(n / edge), 2) for n in shape]
+    coarse = interpolate(truth[None, None], size=cells, mode="area")
+    smooth = interpolate(coarse, size=shape, mode="trilinear", align_corners=False)[0, 0]
+    wrong = smooth_noise(shape, int(random.integers(4, 12)), random) * float(random.uniform(0, 0.4))
+    return (smooth + wrong > 0.5).float()
+
+
+def _disturbed(window: Window, extent: Box, random: np.random.Generator) -> Window:
+    """Scaled by up to 1.5, a little differently along each axis, and shifted by up to an eighth of its size.
+
+    It shrinks to 0.75 of itself, or further where the object stays small in it: to be seen upsampled.
+    """
+    fill = max(n / wide for n, wide in zip(extent.size, window.size))
+    least = min(max(fill / LARGEST_FILL, SMALLEST_ZOOM), 0.8)
+    zooms = np.exp(random.uniform(math.log(least), math.log(1.4)) + random.uniform(-0.07, 0.07, size=3))
     size = tuple(max(round(n * zoom), 8) for n, zoom in zip(window.size, zooms))
     shift = random.uniform(-0.125, 0.125, size=3)
     start = tuple(

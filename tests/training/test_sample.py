@@ -47,7 +47,15 @@ def test_channels_equal_what_inference_builds(
 
 def test_a_perfect_window_is_the_one_of_inference(volumes: list[Volume], config: TrainingConfig):
     sampling = replace(
-        config.sampling, no_box=0, no_prompt=0, perfect_window=1, augment=False, synthetic=0, random_shapes=0, regions=0
+        config.sampling,
+        no_box=0,
+        no_prompt=0,
+        perfect_window=1,
+        augment=False,
+        synthetic=0,
+        random_shapes=0,
+        regions=0,
+        refinement=0,
     )
     config = replace(config, sampling=sampling)
     volume = volumes[0]
@@ -100,7 +108,9 @@ def test_a_false_positive_gets_a_background_click_and_the_prediction_as_previous
 def test_a_sample_without_a_box_gets_its_first_click_before_any_prediction(
     volumes: list[Volume], config: TrainingConfig
 ):
-    sampling = replace(config.sampling, no_box=1.0, no_prompt=0.0, synthetic=0, random_shapes=0, regions=0)
+    sampling = replace(
+        config.sampling, no_box=1.0, no_prompt=0.0, synthetic=0, random_shapes=0, regions=0, refinement=0
+    )
     sample = Steps(volumes, replace(config, sampling=sampling), seed=0).sample(0, 0)
     assert sample.first_click and not sample.channels[BOX].any()
 
