@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.metrics import object_labels
-from evaluation.simulated_user import Voxel
-from inference.case import CaseError, ObjectPrompts, read_case
+from evaluation.simulated_user import Voxel, box_from_mask
+from inference.case import Box, CaseError, ObjectPrompts, read_case
 
 PlacedClick = tuple[Voxel, bool]
 """Position (z, y, x), and whether it lies in the object."""
@@ -105,6 +105,26 @@ def without_boxes(case: EvaluationCase) -> EvaluationCase:
         stored={key: content for key, content in case.stored.items() if key != "boxes"},
         boxes_dropped=case.has_boxes,
     )
+
+
+def with_boxes(case: EvaluationCase, rng: np.random.Generator) -> EvaluationCase:
+    """Return the case with a box for each object, made from its truth as the organizers make theirs.
+
+    Args:
+        rng: source of the boxes' jitter.
+    """
+    boxes = [box_from_mask(case.truth == item.label, rng) for item in case.objects]
+    objects = tuple(
+        replace(
+            item,
+            box=Box(
+                (box["z_min"], box["z_mid_y_min"], box["z_mid_x_min"]),
+                (box["z_max"], box["z_mid_y_max"], box["z_mid_x_max"]),
+            ),
+        )
+        for item, box in zip(case.objects, boxes, strict=True)
+    )
+    return replace(case, objects=objects, stored=case.stored | {"boxes": _npy(np.array(boxes))})
 
 
 def write_step_input(

@@ -6,6 +6,7 @@ import copy
 import math
 import os
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from evaluation.cases import EvaluationCase
 from inference import checkpoint
 from inference.atomic import replacing
-from inference.network import ResidualEncoderUNet
+from inference.network import NetworkConfig, ResidualEncoderUNet
 from training.config import TrainingConfig
 from training.dataset import Volume
 from training.interaction import log_odds, simulate
@@ -92,18 +93,25 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
 
 
 def train(
-    config: TrainingConfig, volumes: list[Volume], run: Run, initial: dict[str, Tensor] | None = None
+    config: TrainingConfig,
+    volumes: list[Volume],
+    run: Run,
+    initial: dict[str, Tensor] | None = None,
+    build: Callable[[NetworkConfig], ResidualEncoderUNet] = ResidualEncoderUNet,
 ) -> ResidualEncoderUNet:
     """Trains from ``initial`` or from scratch, or goes on from ``out/last.pt`` where there is one.
 
     Under ``torchrun`` each process draws its share of every step.
+
+    Args:
+        build: makes the network; an experiment may change it.
 
     Returns:
         the weights to ship: the running average, or the weights themselves if none is kept.
     """
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.manual_seed(run.seed)
-    state = begin(config, run, initial)
+    state = begin(config, run, initial, build)
     forward = _parallel(state.network, run.device) if processes > 1 else state.network
     samples = config.batch * config.accumulate * processes
     source = stream(Steps(volumes, config, run.seed, rank, processes), state.step, run.steps, run.workers, run.device)
@@ -139,10 +147,15 @@ def train(
     return state.average
 
 
-def begin(config: TrainingConfig, run: Run, initial: dict[str, Tensor] | None) -> State:
+def begin(
+    config: TrainingConfig,
+    run: Run,
+    initial: dict[str, Tensor] | None,
+    build: Callable[[NetworkConfig], ResidualEncoderUNet] = ResidualEncoderUNet,
+) -> State:
     """A run's state at its start, or where its last checkpoint left it."""
     run.out.mkdir(parents=True, exist_ok=True)
-    network = ResidualEncoderUNet(config.model.network).to(run.device)
+    network = build(config.model.network).to(run.device)
     if initial is not None:
         network.load_state_dict(initial)
     average = copy.deepcopy(network).requires_grad_(False) if config.average else network

@@ -1,0 +1,225 @@
+"""``python -m training.ablation``: short runs from scratch with one thing changed each, on held-out patients.
+
+The choices of :data:`training.config.DEFAULT` are made here and not on the validation set, which waits for the weights
+that they lead to. Takes minutes a run and goes on where it stopped; TABLE.md in the output folder grows with each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from tqdm import tqdm
+
+from evaluation.cases import EvaluationCase, list_cases, read_evaluation_case, with_boxes, without_boxes
+from inference.atomic import replacing
+from inference.case import CaseError
+from inference.network import NetworkConfig, ResidualEncoderUNet
+from training.config import DEFAULT, TrainingConfig
+from training.dataset import Volume, load_volumes, source_of
+from training.loop import Run, train
+from training.validation import evaluate_network
+
+PATCH = 48
+"""Edge of the patch: 2.4 times cheaper than the default's 64."""
+
+HELD_OUT = 8
+"""Every patient whose number this divides is held out."""
+
+CASES_A_SOURCE = 4
+"""Held-out cases of a source that are evaluated."""
+
+OBJECTS = 12
+"""Cases of more objects are not evaluated here: they take too long."""
+
+COLUMNS = ("modality", "case", "boxes", "dsc_first", "dsc_final", "nsd_final")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A run.
+
+    Args:
+        what: the row's name in the table.
+        config: the default's change.
+        steps: share of the steps; below 1 for a variant that costs more a step, to take about as long as the others.
+        seed: of the run.
+        without: source that is left out of training, and is all that is evaluated.
+        build: makes the network.
+    """
+
+    what: str
+    config: Callable[[TrainingConfig], TrainingConfig] = lambda config: config
+    steps: float = 1.0
+    seed: int = 0
+    without: str | None = None
+    build: Callable[[NetworkConfig], ResidualEncoderUNet] = ResidualEncoderUNet
+
+
+def _sampling(**changes: object) -> Callable[[TrainingConfig], TrainingConfig]:
+    return lambda config: replace(config, sampling=replace(config.sampling, **changes))
+
+
+def _model(patch: int = PATCH, **network: tuple[int, ...]) -> Callable[[TrainingConfig], TrainingConfig]:
+    def change(config: TrainingConfig) -> TrainingConfig:
+        model = replace(config.model, patch=(patch,) * 3, network=replace(config.model.network, **network))
+        return replace(config, model=model)
+
+    return change
+
+
+def _with(**changes: object) -> Callable[[TrainingConfig], TrainingConfig]:
+    return lambda config: replace(config, **changes)
+
+
+def strided_stem(config: NetworkConfig) -> ResidualEncoderUNet:
+    """A network that works at half the resolution: its first convolution has stride 2, its output is interpolated."""
+
+    def enlarge(_: torch.nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return interpolate(output, scale_factor=2, mode="trilinear", align_corners=False)
+
+    network = ResidualEncoderUNet(config)
+    network.encoder.stem.convs[0].conv.stride = (2, 2, 2)
+    network.decoder.register_forward_hook(enlarge)
+    return network
+
+
+LEAVE_OUT = ("CT_ibsi_sts", "MR_msd_hippocampus", "US_deepreg_simus", "PET_ibsi_sts")
+
+VARIANTS = {
+    "baseline": Variant("the default's choices"),
+    "seed": Variant("another seed", seed=1),
+    "lr-1e-3": Variant("peak learning rate 1e-3", _with(learning_rate=1e-3)),
+    "lr-4e-3": Variant("peak learning rate 4e-3", _with(learning_rate=4e-3)),
+    "lr-constant": Variant("constant learning rate", _with(final_learning_rate=DEFAULT.learning_rate)),
+    "no-average": Variant("no running average", _with(average=0.0)),
+    "no-synthesis": Variant(
+        "no synthesis (images, blobs, regions)", _sampling(synthetic=0, random_shapes=0, regions=0)
+    ),
+    "no-augmentation": Variant("no augmentation", _sampling(augment=False)),
+    "boxes-always": Variant("no sample without a box", _sampling(no_box=0, no_prompt=0)),
+    "boxes-half": Variant("half of the samples without a box", _sampling(no_box=0.5)),
+    "clicks-paper": Variant("at most one simulated click", _sampling(clicks=(0.5, 0.5))),
+    "clicks-none": Variant("no simulated clicks", _sampling(clicks=(1.0,))),
+    "no-refinement": Variant("no refinement samples", _sampling(refinement=0)),
+    "small": Variant("half the channels", _model(features=(8, 16, 32, 64, 96))),
+    "large": Variant("1.5 times the channels", _model(features=(24, 48, 96, 192, 288)), steps=0.5),
+    "shallow": Variant("a stage less", _model(features=(16, 32, 64, 128), blocks=(1, 2, 2, 3))),
+    "patch-64": Variant("patch 64³", _model(64), steps=0.42),
+    "strided-stem": Variant(
+        "strided stem, patch 96³", _model(96, features=(32, 64, 128, 192), blocks=(2, 2, 3, 3)), 0.3, build=strided_stem
+    ),
+} | {f"without-{source}": Variant(f"trained without {source}", without=source) for source in LEAVE_OUT}
+
+
+def held_out(name: str) -> bool:
+    """Whether a case's patient, told by the first number of two digits or more in its name, is kept for evaluation."""
+    number = re.search(r"\d{2,}", name)
+    return number is not None and int(number[0]) % HELD_OUT == 0
+
+
+def held_out_cases(folder: Path) -> list[EvaluationCase]:
+    """The first cases of each source whose patients are held out, with boxes made as the challenge's are.
+
+    Raises:
+        CaseError: a case cannot be used.
+    """
+    by_source: dict[str, list[Path]] = {}
+    for path in list_cases(folder):
+        if held_out(path.stem):
+            by_source.setdefault(source_of(path), []).append(path)
+    chosen = [path for paths in by_source.values() for path in paths[:CASES_A_SOURCE]]
+    cases = [with_boxes(read_evaluation_case(path), np.random.default_rng(0)) for path in chosen]
+    return [case for case in cases if case.classes <= OBJECTS]
+
+
+def run_variant(name: str, volumes: list[Volume], cases: list[EvaluationCase], out: Path, steps: int) -> None:
+    """Trains and evaluates a variant, unless that is done; writes ``out/name/scores.csv``."""
+    variant, scores = VARIANTS[name], out / name / "scores.csv"
+    if scores.exists():
+        return
+    config = variant.config(replace(DEFAULT, model=replace(DEFAULT.model, patch=(PATCH,) * 3)))
+    steps = round(steps * variant.steps)
+    run = Run(out / name, steps, torch.device("cpu"), variant.seed, workers=0)
+    kept = [volume for volume in volumes if volume.source != variant.without]
+    network = train(config, kept, run, build=variant.build)
+    evaluated = [case for case in cases if variant.without in (None, source_of(Path(case.name)))]
+    rows = []
+    for case in tqdm(evaluated, desc=name, unit="case", disable=None):
+        for boxes, each in ((True, case), (False, without_boxes(case))):
+            score = evaluate_network(network, config.model, each, run.device)
+            rows.append((score.modality, case.name, boxes, score.first, score.dsc, score.nsd))
+    with replacing(scores) as unfinished, unfinished.open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+
+
+def table(out: Path) -> str:
+    """All variants that are done, as Markdown: means of modalities; a source that is left out beside the baseline."""
+    lines = [
+        "| changed | steps | minutes | DSC box | DSC Final | NSD Final | no box: DSC Final | NSD Final |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, variant in VARIANTS.items():
+        if not (out / name / "scores.csv").exists():
+            continue
+        lines.append(_row(variant.what, out / name, None))
+        if variant.without and (out / "baseline" / "scores.csv").exists():
+            lines.append(_row(f"{variant.without}, trained with it", out / "baseline", variant.without))
+    return "\n".join(lines) + "\n"
+
+
+def _row(what: str, folder: Path, source: str | None) -> str:
+    with (folder / "log.csv").open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    by_group: dict[tuple[str, str], list[tuple[float, ...]]] = {}
+    with (folder / "scores.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if source in (None, source_of(Path(row["case"]))):
+                scores = tuple(float(row[key]) for key in COLUMNS[3:])
+                by_group.setdefault((row["boxes"], row["modality"]), []).append(scores)
+    means = {
+        boxes: np.mean([np.mean(rows, axis=0) for (b, _), rows in by_group.items() if b == boxes], axis=0)
+        for boxes in ("True", "False")
+    }
+    figures = [*means["True"], *means["False"][1:]]
+    return (
+        f"| {what} | {last['step']} | {float(last['seconds']) / 60:.1f} | "
+        + " | ".join(f"{v:.3f}" for v in figures)
+        + " |"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the variants; errors of use end it with one line and exit code 1."""
+    parser = argparse.ArgumentParser(prog="python -m training.ablation", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of *.npz with imgs and gts")
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs, scores and TABLE.md")
+    parser.add_argument("--steps", type=int, default=350, help="of 4 samples each")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    options = parser.parse_args(arguments)
+    try:
+        cases = held_out_cases(options.data)
+        volumes = [volume for volume in load_volumes(options.data) if not held_out(volume.name)]
+    except (OSError, CaseError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(volumes)} volumes to train on, {len(cases)} cases to evaluate")
+    for name in options.only:
+        run_variant(name, volumes, cases, options.out, options.steps)
+        with replacing(options.out / "TABLE.md") as unfinished:
+            unfinished.write_text(table(options.out))
+    print(table(options.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
