@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +21,15 @@ from inference.deadline import Deadline, DeadlineExceeded, Watchdog
 from inference.fusion import Fusion
 from inference.intensities import NormalizedImage
 from inference.network import IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet
+from inference.pieces import disobeyed, piece, without_ruled_out
 from inference.prompts import encode
-from inference.window import SLAB, Window, grown, window_for
+from inference.window import SLAB, Window, blended, closer, grown, refocused, tiles, window_for
 
 FALLBACK_LOG_ODDS = 2.0
 """How sure the previous mask or an ellipsoid counts among what the network says: p = 0.88."""
 
 CLICK_RADIUS = 4
 """Voxels around a foreground click that are taken where nothing else is known and no time is left."""
-
-LARGER_WINDOWS = 3
-"""How often a window may grow after an object without a box."""
 
 SAFETY = 1.3
 """A forward may cost this much more than the last one did."""
@@ -42,6 +41,27 @@ FIXED_RESERVE = 1.0
 """Seconds kept back for whatever happens outside this process, such as the container's start and end."""
 
 
+@dataclass(frozen=True)
+class Effort:
+    """What an object is worth beside one forward, as far as the deadline allows.
+
+    Args:
+        larger_windows: how often the window of an object without a box grows while the object reaches out of it.
+        refocus: whether an object that was found by its first click alone is looked at again, in a window around it.
+        pieces: whether clicks that the network contradicts add a piece of the object or take one away.
+        tiles: forwards at native resolution along a border that was seen coarsely, at most.
+    """
+
+    larger_windows: int = 3
+    refocus: bool = True
+    pieces: bool = True
+    tiles: int = 24
+
+
+ONE_FORWARD = Effort(larger_windows=0, refocus=False, pieces=False, tiles=0)
+"""The paper's effort."""
+
+
 @dataclass
 class Segmenter:
     """A network and what must be known to run it.
@@ -50,6 +70,7 @@ class Segmenter:
         network: (N, 8, D, H, W) -> log-odds (N, 1, D, H, W), on ``device``.
         config: its shape, patch and prompt style.
         device: where it runs; float16 on a GPU.
+        effort: what an object is worth beside one forward.
         seconds: patch -> what the last forward of that size cost here.
         failures: objects that an unexpected error has left to the fallback so far.
     """
@@ -57,6 +78,7 @@ class Segmenter:
     network: nn.Module
     config: ModelConfig
     device: torch.device
+    effort: Effort = Effort()
     seconds: dict[Voxel, float] = field(default_factory=dict)
     failures: int = 0
 
@@ -67,16 +89,14 @@ class Segmenter:
 
         Args:
             image: on this segmenter's device.
-            previous: (D, H, W) label map of the previous run, on the device; None if there is none.
+            previous: the object's previous mask in the window, [0, 1], of the patch's shape; None if there is none.
             prompts: the object's label, box and clicks.
             window: where to look; its patch may be smaller than the configuration's.
 
         Returns:
             float32 log-odds of the patch's shape, on the device.
         """
-        mask = None if previous is None else window.crop_label(previous, prompts.label)
-        channels = encode(image.crop(window), mask, prompts, window, self.config.style)
-        return self.forward(channels)
+        return self.forward(encode(image.crop(window), previous, prompts, window, self.config.style))
 
     def forward(self, channels: Tensor) -> Tensor:
         """(8, D, H, W) -> float32 log-odds (D, H, W); remembers what it cost."""
@@ -214,6 +234,7 @@ class _Passes:
         name = f"object {prompts.label}"
         end = time.monotonic() + left
         for patch in self.patches:
+            look = _Look()
             try:
                 if self.image is None:
                     self.watchdog.run(self._prepare, end - time.monotonic())
@@ -224,9 +245,15 @@ class _Passes:
                 keep_proportions = self.segmenter.config.keep_proportions
                 window = window_for(prompts, self.case.image.shape, patch, keep_proportions, previous)
                 until = time.monotonic() + share
-                return self.watchdog.run(lambda w=window, u=until: self._looks(prompts, w, u), end - time.monotonic())
+                self.watchdog.run(
+                    lambda w=window, u=until, into=look: self._looks(prompts, w, u, into), end - time.monotonic()
+                )
+                return look.slabs(self.case.image.shape)
             except DeadlineExceeded as error:
                 say(f"{name}: the network was too slow ({error})")
+                if look.log_odds is not None:
+                    say(f"{name}: taking what it has said so far")
+                    return look.slabs(self.case.image.shape)
                 break
             except Exception as error:  # Whatever it is, it is said, counted, and kept from the other objects.
                 if not _is_out_of_memory(error):
@@ -254,17 +281,71 @@ class _Passes:
             self.segmenter.seconds[self.patches[-1]] = min(costs)
         self.image = image
 
-    def _looks(self, prompts: ObjectPrompts, window: Window, until: float) -> Iterator[tuple[Box, Tensor]]:
-        """One pass; without a box, further ones in larger windows while the object reaches out and the time lasts."""
+    def _looks(self, prompts: ObjectPrompts, window: Window, until: float, look: _Look) -> None:
+        """One pass, then what the time until then allows: larger windows without a box, tiles along a coarse border."""
         shape: Voxel = self.case.image.shape
-        patch = self.segmenter.log_odds(self.image, self.previous, prompts, window)
-        for _ in range(LARGER_WINDOWS if prompts.box is None else 0):
-            larger = grown(window, patch, shape, self.segmenter.config.keep_proportions)
-            if larger is None or time.monotonic() + self.segmenter.expected_seconds(window.patch) > until:
+        segmenter = self.segmenter
+        effort = segmenter.effort
+        before = self._previous(prompts, window)
+        log_odds = segmenter.log_odds(self.image, before, prompts, window)
+        look.take(window, log_odds)
+
+        def in_time() -> bool:
+            return time.monotonic() + segmenter.expected_seconds(window.patch) <= until
+
+        for _ in range(effort.larger_windows if prompts.box is None else 0):
+            larger = grown(window, log_odds, shape, segmenter.config.keep_proportions)
+            if larger is None or not in_time():
                 break
             window = larger
-            patch = self.segmenter.log_odds(self.image, self.previous, prompts, window)
-        return window.paste(patch.cpu(), shape)
+            log_odds = segmenter.log_odds(self.image, self._previous(prompts, window), prompts, window)
+            look.take(window, log_odds)
+        if effort.refocus and prompts.box is None and not _any(before) and in_time():
+            focused = refocused(window, log_odds, prompts, shape, segmenter.config.keep_proportions)
+            if focused is not None:
+                mask = window.seen_from((log_odds > 0).float(), focused)
+                window, log_odds = focused, segmenter.log_odds(self.image, mask, prompts, focused)
+                look.take(window, log_odds)
+        if window.patch != segmenter.config.patch:  # A smaller one: there was no time for that.
+            return
+        if effort.pieces:
+            look.log_odds = without_ruled_out(look.log_odds, window, prompts.clicks)
+        for click in disobeyed(look.log_odds, window, prompts.clicks) if effort.pieces else ():
+            if not click.positive or not in_time():
+                continue
+            near = closer(window, click.position)
+            mask = window.seen_from((look.log_odds > 0).float(), near)
+            found = piece(segmenter.log_odds(self.image, mask, prompts, near).cpu(), near, click)
+            if found is not None:
+                look.pieces.append((near, found))
+        coarse = (look.log_odds > 0).float().to(segmenter.device)
+        for tile in islice(tiles(window, log_odds, shape), effort.tiles):
+            if not in_time():
+                break
+            look.tiles.append(
+                (tile, segmenter.log_odds(self.image, window.seen_from(coarse, tile), prompts, tile).cpu())
+            )
+
+    def _previous(self, prompts: ObjectPrompts, window: Window) -> Tensor | None:
+        """The previous run's mask of an object in a window; None if there was no run."""
+        return None if self.previous is None else window.crop_label(self.previous, prompts.label)
+
+
+class _Look:
+    """What the network has said of an object so far; the deadline may cut it short at any time."""
+
+    def __init__(self) -> None:
+        self.window: Window | None = None
+        self.log_odds: Tensor | None = None
+        self.tiles: list[tuple[Window, Tensor]] = []
+        self.pieces: list[tuple[Window, Tensor]] = []
+
+    def take(self, window: Window, log_odds: Tensor) -> None:
+        self.window, self.log_odds = window, log_odds.cpu()
+
+    def slabs(self, shape: Voxel) -> Iterator[tuple[Box, Tensor]]:
+        """The log-odds in the image, slab by slab."""
+        return blended(self.window.paste(self.log_odds, shape), self.window, list(self.tiles), list(self.pieces))
 
 
 def _fallback(
@@ -318,6 +399,10 @@ def label_extents(labels: np.ndarray) -> dict[int, Box]:
         for label, where in enumerate(find_objects(labels), start=1)
         if where is not None
     }
+
+
+def _any(mask: Tensor | None) -> bool:
+    return mask is not None and bool(mask.any())
 
 
 def _usable_device() -> torch.device:

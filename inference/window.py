@@ -10,16 +10,33 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool3d
 
 from inference.case import Box, ObjectPrompts, Voxel
 
 MARGIN = 1 / 3
 """Context around the box, as a share of the patch (equation 11)."""
 
+LEAST_ZOOM = 0.5
+"""Voxels of the image a voxel of the patch, at least, where an object is small."""
+
 TOUCH = 0.002
 """An object touches a window's border if it covers more than this share of it."""
+
+LARGE = 1.25
+"""An axis of a window with more voxels of the image a voxel of the patch than this is worth refining."""
+
+LEAST_WORTH = 0.01
+"""A tile that would hold less than this share of a border's uncertainty is not worth its time."""
+
+CLOSER = 0.6
+"""A closer look at a place shows so much of each axis of the window."""
+
+SEAM = 1 / 8
+"""Share of a tile's edge, on either side, over which it fades into what lies around it."""
 
 SLAB = 32
 """Slices that are resampled at a time, to bound memory."""
@@ -44,12 +61,16 @@ class Window:
         """The window that holds ``region`` and its margin, centred on it (equations 11 and 12).
 
         Args:
-            keep_proportions: one zoom for all axes, as in the paper. Otherwise each axis has its own, so that a flat
-                object keeps its slices. A property of the weights.
+            keep_proportions: one zoom for all axes and at least 1, as in the paper. Otherwise each axis has its own, so
+                that a flat object keeps its slices and a small one is magnified. A property of the weights.
         """
-        zooms = [max((extent + p * MARGIN) / p, 1.0) for extent, p in zip(region.size, patch)]
+        zooms = [(extent + p * MARGIN) / p for extent, p in zip(region.size, patch)]
         if keep_proportions:
-            zooms = [max(zooms)] * 3
+            zooms = [max(*zooms, 1.0)] * 3
+        else:
+            # An axis with few voxels of the region is magnified until they fill the margin's share of the patch.
+            fills = [max(extent / (p * MARGIN), LEAST_ZOOM) for extent, p in zip(region.size, patch)]
+            zooms = [max(zoom, min(fill, 1.0)) for zoom, fill in zip(zooms, fills)]
         # The tolerance keeps 1/3 + 2/3 from becoming a voxel more than the patch.
         size = tuple(math.ceil(zoom * p - 1e-9) for zoom, p in zip(zooms, patch))
         start = tuple((lower + upper + 1 - n) // 2 for lower, upper, n in zip(region.lower, region.upper, size))
@@ -137,6 +158,51 @@ class Window:
         patch[torch.meshgrid(*targets, indexing="ij")] = labels[torch.meshgrid(*indices, indexing="ij")]
         return patch
 
+    def sample(self, patch: Tensor, part: Box) -> Tensor:
+        """The patch's values, resampled to the image's voxels in a part of the window.
+
+        Args:
+            patch: float32 tensor of the patch's shape.
+            part: a box inside the window, in image coordinates.
+
+        Returns:
+            float32 tensor of the part's size.
+        """
+        along_z, along_y, along_x = (
+            resampling(p, n, patch.device)[lower - start : upper - start + 1]
+            for n, p, lower, upper, start in zip(self.size, self.patch, part.lower, part.upper, self.start)
+        )
+        return along_y @ torch.tensordot(along_z, patch, dims=1) @ along_x.T
+
+    def seen_from(self, patch: Tensor, other: Window) -> Tensor:
+        """What this window's patch looks like in another window: resampled to its patch, 0 outside this one."""
+        both = _intersection(self.box, other.box)
+        if both is None:
+            return torch.zeros(other.patch, device=patch.device)
+        local = Window(tuple(s - lower for s, lower in zip(other.start, both.lower)), other.size, other.patch)
+        return local.crop(self.sample(patch, both))
+
+    def weight(self, part: Box, around: Window) -> Tensor:
+        """How much this window, a tile of the one around it, counts in a part of it: 1, and less towards its seams.
+
+        Where a tile's edge is also that of the window around it, there is no seam.
+
+        Returns:
+            float32 tensor of the part's size, (0, 1].
+        """
+        ramps = []
+        for axis, (lower, upper) in enumerate(zip(part.lower, part.upper)):
+            voxels = torch.arange(lower, upper + 1) + 0.5
+            first, last = self.start[axis], self.start[axis] + self.size[axis]
+            ramp = torch.ones(upper - lower + 1)
+            width = max(SEAM * self.size[axis], 1.0)
+            if first > around.start[axis]:
+                ramp = ramp.minimum((voxels - first) / width)
+            if last < around.start[axis] + around.size[axis]:
+                ramp = ramp.minimum((last - voxels) / width)
+            ramps.append(ramp)
+        return ramps[0][:, None, None] * ramps[1][:, None] * ramps[2]
+
     def paste(self, patch: Tensor, shape: Voxel) -> Iterator[tuple[Box, Tensor]]:
         """The patch's values, resampled to the image's voxels, in slabs of the part inside an image of ``shape``.
 
@@ -199,6 +265,119 @@ def grown(window: Window, log_odds: Tensor, shape: Voxel, keep_proportions: bool
         start = [s - (wide - n) // 2 for s, n, wide in zip(start, size, larger)]
         size = larger
     return Window(tuple(start), tuple(size), window.patch)
+
+
+def blended(
+    slabs: Iterator[tuple[Box, Tensor]],
+    around: Window,
+    tiles: list[tuple[Window, Tensor]],
+    pieces: list[tuple[Window, Tensor]],
+) -> Iterator[tuple[Box, Tensor]]:
+    """A window's slabs with tiles of it blended in, each over those before it, and pieces added.
+
+    Args:
+        slabs: as :meth:`Window.paste` yields them; changed in place.
+        around: the window that they are from.
+        tiles: windows inside it, and their patches' values.
+        pieces: windows anywhere, and their patches' log-odds; the greater of both is taken.
+    """
+    for where, values in slabs:
+        for window, patch in tiles:
+            if (part := _intersection(where, window.box)) is not None:
+                here = values[_local(part, where)]
+                here.lerp_(window.sample(patch, part), window.weight(part, around))
+        for window, patch in pieces:
+            if (part := _intersection(where, window.box)) is not None:
+                here = values[_local(part, where)]
+                torch.maximum(here, window.sample(patch, part), out=here)
+        yield where, values
+
+
+def _local(part: Box, where: Box) -> tuple[slice, ...]:
+    """Where a part of a box lies in it."""
+    return tuple(slice(a - b, c - b + 1) for a, b, c in zip(part.lower, where.lower, part.upper))
+
+
+def tiles(window: Window, log_odds: Tensor, shape: Voxel) -> Iterator[Window]:
+    """Windows of native resolution along an object's border, the longest and least certain parts of it first.
+
+    An axis along which the window has about native resolution is not divided.
+
+    Args:
+        window: where the network has looked.
+        log_odds: what it said there, of the patch's shape.
+        shape: (D, H, W) of the image.
+    """
+    large = [n > LARGE * p for n, p in zip(window.size, window.patch)]
+    inside = window.inside(shape)
+    if inside is None or not any(large):
+        return
+    size = tuple(p if wide else n for wide, n, p in zip(large, window.size, window.patch))
+    worth = _uncertainty(log_odds).cpu()
+    # A tile's heart, without its seams, in voxels of the patch.
+    heart = tuple(
+        max(round(t * (1 - 2 * SEAM) * p / n), 1) if wide else p
+        for wide, t, n, p in zip(large, size, window.size, window.patch)
+    )
+    least = worth.sum() * LEAST_WORTH
+    while True:
+        sums = avg_pool3d(worth[None, None], heart, stride=1)[0, 0] * math.prod(heart)
+        if float(sums.max()) <= least:
+            return
+        corner = np.unravel_index(int(sums.argmax()), sums.shape)
+        worth[tuple(slice(c, c + h) for c, h in zip(corner, heart))] = 0
+        start = []
+        for axis in range(3):
+            if not large[axis]:
+                start.append(window.start[axis])
+                continue
+            middle = window.start[axis] + (corner[axis] + heart[axis] / 2) * window.size[axis] / window.patch[axis]
+            # Not beyond the image, nor beyond the window, for as far as there is room.
+            latest = min(inside.upper[axis], window.box.upper[axis]) + 1 - size[axis]
+            start.append(max(min(round(middle - size[axis] / 2), latest), inside.lower[axis]))
+        yield Window(tuple(start), size, window.patch)
+
+
+def closer(window: Window, position: Voxel) -> Window:
+    """A window around a position, at native resolution, or nearer where the given window has that already."""
+    size = tuple(p if n > LARGE * p else max(round(n * CLOSER), 1) for n, p in zip(window.size, window.patch))
+    return Window(tuple(v - n // 2 for v, n in zip(position, size)), size, window.patch)
+
+
+def _uncertainty(log_odds: Tensor) -> Tensor:
+    """(D, H, W) log-odds -> high along the object's border, a voxel to either side, and where p is near 1/2."""
+    p = torch.sigmoid(log_odds)
+    within = avg_pool3d((p > 0.5).float()[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
+    return 4 * within * (1 - within) + 4 * p * (1 - p)
+
+
+def refocused(
+    window: Window, log_odds: Tensor, prompts: ObjectPrompts, shape: Voxel, keep_proportions: bool
+) -> Window | None:
+    """The window that an object would have got, had it been known before what the network has found.
+
+    Args:
+        window: where the network has looked.
+        log_odds: what it said there, of the patch's shape.
+        prompts, shape, keep_proportions: as in :func:`window_for`.
+
+    Returns:
+        None if it found nothing in the image, or that window is the same.
+    """
+    found = (log_odds > 0).nonzero()
+    if not len(found):
+        return None
+    lower, upper = found.amin(dim=0).tolist(), found.amax(dim=0).tolist()
+    # From the patch's voxels to the image's, each with all that it covers.
+    steps = [n / p for n, p in zip(window.size, window.patch)]
+    extent = Box(
+        tuple(math.floor(start + v * step) for start, v, step in zip(window.start, lower, steps)),
+        tuple(math.ceil(start + (v + 1) * step) - 1 for start, v, step in zip(window.start, upper, steps)),
+    ).clipped(shape)
+    if extent is None:
+        return None
+    focused = window_for(prompts, shape, window.patch, keep_proportions, extent)
+    return None if focused == window else focused
 
 
 def window_for(

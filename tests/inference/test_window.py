@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from inference.case import Box, Click, ObjectPrompts, Voxel
-from inference.window import MARGIN, Window, central_third, resampling, window_for
+from inference.window import LEAST_ZOOM, MARGIN, Window, central_third, resampling, window_for
 
 PATCHES = st.tuples(*[st.sampled_from([8, 12, 16])] * 3)
 
@@ -58,7 +58,7 @@ class TestPastingBack:
         assert torch.equal(values[inside], image[inside])
 
     @given(patch=PATCHES, region=boxes(-30, 40, 50), keep=st.booleans(), axis=st.integers(0, 2))
-    def test_closely_where_the_window_is_larger_than_the_patch(
+    def test_closely_where_the_window_is_resampled(
         self, patch: Voxel, region: Box, keep: bool, axis: int
     ) -> None:
         """A ramp, so that the error is a displacement in voxels; not where zeros bleed in from beyond the image."""
@@ -68,7 +68,7 @@ class TestPastingBack:
         inside = window.box.clipped(self.SHAPE)
         assert torch.equal(count, mask_of(inside, self.SHAPE).long())
         assume(inside is not None)
-        rim = [math.ceil(2 * n / p) if n > p else 0 for n, p in zip(window.size, window.patch)]
+        rim = [math.ceil(2 * n / p) if n != p else 0 for n, p in zip(window.size, window.patch)]
         lower = tuple(v + r for v, r in zip(inside.lower, rim))
         upper = tuple(v - r for v, r in zip(inside.upper, rim))
         assume(all(a <= b for a, b in zip(lower, upper)))
@@ -136,7 +136,7 @@ class TestSize:
             after = window.box.upper[axis] - region.upper[axis]
             assert abs(before - after) <= 1
             assert before + after >= patch[axis] * MARGIN - 1e-6
-            assert window.size[axis] >= patch[axis]
+            assert window.size[axis] >= patch[axis] * (1 if keep else LEAST_ZOOM)
 
     @given(patch=PATCHES, region=boxes(-30, 40, 50))
     def test_equations_11_and_12(self, patch: Voxel, region: Box) -> None:
@@ -149,7 +149,8 @@ class TestSize:
 
     @given(patch=PATCHES, region=boxes(-30, 40, 50))
     def test_without_proportions_each_axis_has_its_own_zoom(self, patch: Voxel, region: Box) -> None:
-        sizes = [max(n + -(-p // 3), p) for n, p in zip(region.size, patch)]
+        """An axis with few voxels is magnified, at most twice, until they fill a third of the patch."""
+        sizes = [max(n + -(-p // 3), min(max(3 * n, p // 2), p)) for n, p in zip(region.size, patch)]
         assert Window.around(region, patch, keep_proportions=False).size == tuple(sizes)
 
     def test_a_box_of_two_thirds_of_the_patch_is_not_zoomed(self) -> None:
