@@ -402,8 +402,17 @@ def window_for(
             return window
         # All clicks, not only those outside: the wider window has another centre.
         return Window.around(_union([prompts.box, *positions]), patch, keep_proportions)
-    known = positions + ([previous] if previous is not None else [])
-    return Window.around(_union(known) if known else central_third(shape), patch, keep_proportions)
+    if previous is not None:
+        return Window.around(_union([*positions, previous]), patch, keep_proportions)
+    region = _at_native_resolution(_union(positions), patch) if positions else central_third(shape)
+    return Window.around(region, patch, keep_proportions)
+
+
+def _at_native_resolution(region: Box, patch: Voxel) -> Box:
+    """A region as large as its window is not magnified for: of an object, its clicks do not tell the extent."""
+    room = [max(math.ceil(p * MARGIN) - n, 0) for n, p in zip(region.size, patch)]
+    lower = tuple(v - r // 2 for v, r in zip(region.lower, room))
+    return Box(lower, tuple(v + n + r - 1 for v, n, r in zip(lower, region.size, room)))
 
 
 def central_third(shape: Voxel) -> Box:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,31 @@ def test_one_click_finds_an_object_larger_than_the_patch():
     found = segment_case(case, segmenter, Deadline(600)) == 1
     truth = case.image == 200
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.9
+
+
+def test_a_small_object_found_by_its_first_click_is_looked_at_again_magnified():
+    class Remembers(Bright):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sizes = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.sizes.append(int((x[0, IMAGE] > 0).sum()))
+            return super().forward(x)
+
+    image = np.full((80, 80, 80), 10, np.uint8)
+    image[40:43, 40:43, 40:43] = 200
+    case = Case("case.npz", image, (1, 1, 1), (ObjectPrompts(1, clicks=(Click((41, 41, 41), True),)),))
+    network = Remembers()
+    config = replace(TINY, keep_proportions=False)
+    segmenter = Segmenter(network, config, torch.device("cpu"), seconds={PATCH: 0.01})
+    labels = segment_case(case, segmenter, Deadline(600))
+    assert len(network.sizes) == 2
+    assert network.sizes[0] == 27 and network.sizes[1] > 27, "first at native resolution, then magnified"
+    assert (labels[image == 200] == 1).all()
+    # With a previous mask, the window has followed it already.
+    segment_case(replace(case, previous=labels), segmenter, Deadline(600))
+    assert len(network.sizes) == 3
 
 
 def test_without_time_the_first_look_counts():

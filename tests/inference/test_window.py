@@ -57,10 +57,8 @@ class TestPastingBack:
         assert torch.equal(count, inside.long()), "each voxel of the window once, no other"
         assert torch.equal(values[inside], image[inside])
 
-    @given(patch=PATCHES, region=boxes(-30, 40, 50), keep=st.booleans(), axis=st.integers(0, 2))
-    def test_closely_where_the_window_is_resampled(
-        self, patch: Voxel, region: Box, keep: bool, axis: int
-    ) -> None:
+    @given(patch=PATCHES, region=boxes(-8, 24, 50), keep=st.booleans(), axis=st.integers(0, 2))
+    def test_closely_where_the_window_is_resampled(self, patch: Voxel, region: Box, keep: bool, axis: int) -> None:
         """A ramp, so that the error is a displacement in voxels; not where zeros bleed in from beyond the image."""
         image = torch.arange(self.SHAPE[axis]).view([-1 if a == axis else 1 for a in range(3)]).expand(self.SHAPE)
         window = Window.around(region, patch, keep)
@@ -68,7 +66,7 @@ class TestPastingBack:
         inside = window.box.clipped(self.SHAPE)
         assert torch.equal(count, mask_of(inside, self.SHAPE).long())
         assume(inside is not None)
-        rim = [math.ceil(2 * n / p) if n != p else 0 for n, p in zip(window.size, window.patch)]
+        rim = [math.ceil(2 * n / p) if n > p else int(n < p) for n, p in zip(window.size, window.patch)]
         lower = tuple(v + r for v, r in zip(inside.lower, rim))
         upper = tuple(v - r for v, r in zip(inside.upper, rim))
         assume(all(a <= b for a, b in zip(lower, upper)))
