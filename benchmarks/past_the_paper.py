@@ -1,0 +1,151 @@
+"""``python -m benchmarks.past_the_paper --cases CASES``: what each step beyond the paper's single forward brings.
+
+The evaluation at home over a folder of labelled cases, with and without boxes, each row with one step more than the
+row above it; means over modalities, figures by modality, and the processor's seconds a run. A row whose scores are
+in the output folder is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from tqdm import tqdm
+
+from evaluation.cases import EvaluationCase, list_cases, read_evaluation_case, without_boxes
+from evaluation.contestants import InProcess
+from evaluation.protocol import evaluate_case
+from inference import window
+from inference.atomic import replacing
+from inference.case import CaseError
+from inference.checkpoint import CheckpointError
+from inference.deadline import Deadline
+from inference.segmenter import ONE_FORWARD, Effort, Segmenter, load_segmenter, segment_case
+
+SECONDS = 3600.0
+COLUMNS = ("case", "modality", "boxes", "large", "dsc_first", "dsc_final", "nsd_final", "seconds")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: what it is called, what it spends, and whether it magnifies small objects."""
+
+    what: str
+    effort: Effort
+    magnify: bool = True
+
+
+ROWS = {
+    "one-forward": Row("one forward, no magnification", ONE_FORWARD, magnify=False),
+    "magnified": Row("+ small objects magnified", ONE_FORWARD),
+    "grown": Row("+ windows that grow (no box)", Effort(refocus=False, pieces=False, tiles=0)),
+    "refocused": Row("+ a second look after the first click (no box)", Effort(pieces=False, tiles=0)),
+    "pieces": Row("+ pieces by clicks", Effort(tiles=0)),
+    "tiles": Row("+ tiles along coarse borders (the default)", Effort()),
+}
+
+
+def run_row(row: Row, cases: list[EvaluationCase], segmenter: Segmenter, scores: Path) -> None:
+    """Evaluates a row's cases and writes their scores."""
+    segmenter.effort = row.effort
+    contestant = InProcess("row", {}, lambda case: segment_case(case, segmenter, Deadline(SECONDS), say=lambda _: None))
+    lines = []
+    magnified = nullcontext() if row.magnify else patch.object(window, "LEAST_ZOOM", 1.0)
+    with magnified:
+        for case in tqdm(cases, desc=row.what, unit="case", disable=None):
+            for boxes, each in ((True, case), (False, without_boxes(case))):
+                began = time.process_time()
+                result, _ = evaluate_case(each, contestant, seconds_per_class=SECONDS)
+                spent = (time.process_time() - began) / len(result.steps)
+                first, last = result.steps[0], result.steps[-1]
+                large = is_large(case, segmenter)
+                lines.append((case.name, result.modality, boxes, large, first.dsc, last.dsc, last.nsd, spent))
+    with replacing(scores) as unfinished, unfinished.open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *lines])
+
+
+def is_large(case: EvaluationCase, segmenter: Segmenter) -> bool:
+    """Whether the windows of all objects of a case are coarser than the image, so that tiles are cut from them."""
+    patch_size = segmenter.config.patch
+    windows = [window.Window.around(item.box, patch_size, segmenter.config.keep_proportions) for item in case.objects]
+    return all(any(n > window.LARGE * p for n, p in zip(each.size, patch_size)) for each in windows)
+
+
+def table(out: Path) -> str:
+    """The rows that are done, as Markdown."""
+    header = ["", "DSC box", "Final", "NSD Final", "s a run", "no box: DSC 1 click", "Final", "NSD Final", "s a run"]
+    header += ["large objects: NSD Final", "no box"]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for name, row in ROWS.items():
+        if (out / f"{name}.csv").exists():
+            figures = []
+            with (out / f"{name}.csv").open(newline="") as file:
+                cases = list(csv.DictReader(file))
+            for boxes in ("True", "False"):
+                figures += _means([case for case in cases if case["boxes"] == boxes])
+            for boxes in ("True", "False"):
+                figures.append(
+                    _means([case for case in cases if case["boxes"] == boxes and case["large"] == "True"])[2]
+                )
+            lines.append(f"| {row.what} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def by_modality(out: Path) -> str:
+    """DSC and NSD Final of each modality, as Markdown."""
+    lines = []
+    for name, row in ROWS.items():
+        if (out / f"{name}.csv").exists():
+            with (out / f"{name}.csv").open(newline="") as file:
+                cases = list(csv.DictReader(file))
+            groups = sorted({(case["modality"], case["boxes"]) for case in cases}, key=lambda group: group[::-1])
+            if not lines:
+                names = [f"{modality}{'' if boxes == 'True' else ', no box'}" for modality, boxes in groups]
+                lines = ["| DSC / NSD Final | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+            figures = [_means([c for c in cases if (c["modality"], c["boxes"]) == group]) for group in groups]
+            lines.append(f"| {row.what} | " + " | ".join(f"{f[1]:.3f} / {f[2]:.3f}" for f in figures) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _means(cases: list[dict[str, str]]) -> list[float]:
+    groups: dict[str, list[list[float]]] = {}
+    for case in cases:
+        groups.setdefault(case["modality"], []).append([float(case[key]) for key in COLUMNS[4:]])
+    return np.mean([np.mean(rows, axis=0) for rows in groups.values()], axis=0).tolist() if groups else [np.nan] * 4
+
+
+def main() -> int:
+    """Runs what is missing and prints the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.past_the_paper", description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=Path, required=True, help="folder of *.npz with imgs, gts, boxes")
+    parser.add_argument("--weights", type=Path, default=Path("weights/default.pt"))
+    parser.add_argument("--out", type=Path, default=Path("runs/past_the_paper"))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
+    options = parser.parse_args()
+    try:
+        cases = [read_evaluation_case(path) for path in list_cases(options.cases)]
+        segmenter = load_segmenter(options.weights, "cpu")
+    except (CaseError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    cases = [case for case in cases if case.has_boxes]
+    # Nothing has to be measured where the time does not matter.
+    segmenter.seconds = {segmenter.config.patch: 0.0}
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.rows:
+        if not (options.out / f"{name}.csv").exists():
+            run_row(ROWS[name], cases, segmenter, options.out / f"{name}.csv")
+            print(table(options.out), flush=True)
+    print(by_modality(options.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
