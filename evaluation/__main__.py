@@ -1,4 +1,4 @@
-"""The command line: `python -m evaluation run`, then `python -m evaluation report`."""
+"""The command line: `python -m evaluation run`, then `python -m evaluation report`; `calibrate` for probabilities."""
 
 import argparse
 import hashlib
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from evaluation import calibration
 from evaluation.baselines import BASELINES
 from evaluation.cases import list_cases
 from evaluation.contestants import Command, Contestant, DockerImage, InProcess
@@ -76,6 +77,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(action=_report)
 
+    calibrate = actions.add_parser(
+        "calibrate", help="compare predicted probabilities with the truth; goes on where it stopped"
+    )
+    calibrate.add_argument("--cases", type=Path, required=True, help="folder of .npz cases with gts")
+    calibrate.add_argument("--results", type=Path, required=True, help="the results folder of all contestants")
+    calibrate.add_argument("--weights", type=Path, required=True, help="what is measured, in this process")
+    calibrate.add_argument("--name", type=_name, default="segfm3d", help="the contestant beside whose results it lies")
+    calibrate.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    calibrate.add_argument(
+        "--clicks", type=int, default=1, help="runs with one more click an object, after the first (default: 1)"
+    )
+    calibrate.set_defaults(action=_calibrate)
+
     merge = actions.add_parser("merge", help="join results folders that shards wrote on different machines")
     merge.add_argument("--results", type=Path, required=True, help="folder that receives the results")
     merge.add_argument("parts", type=Path, nargs="+", help="results folders")
@@ -103,6 +117,19 @@ def _run(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     page = write_report(options.results, options.cases, options.truths, options.focus)
     print(page)
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    paths = list_cases(options.cases)
+    segmenter = load_segmenter(options.weights, options.device)
+    identity = {"weights": _checksum(options.weights), "clicks": str(options.clicks)}
+    results = ResultsFolder(options.results / options.name / calibration.FOLDER, identity)
+    found = calibration.calibrate(segmenter, paths, results, options.clicks)
+    print(calibration.table(found))
+    stored = segmenter.config.temperature
+    print(f"best temperature {found.temperature:.3f} on top of the weights' {stored:g}; to store it:")
+    print(f"python -m inference.checkpoint {options.weights} OUT.pt --temperature {stored * found.temperature:.3f}")
+    print(results.path / calibration.PICTURE_FILE)
 
 
 def _contestant(options: argparse.Namespace) -> Contestant:

@@ -1,7 +1,7 @@
-"""The report's diagrams, as SVG: curves over the runs, distributions of the final scores, running times."""
+"""The report's diagrams, as SVG: curves over the runs, distributions of the final scores, times, reliability."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from evaluation.reliability import Calibration
 from evaluation.results import RUNS, CaseResult
-from evaluation.summary import MODALITY_ORDER, Measured
+from evaluation.summary import ALL, MODALITY_ORDER, Measured
 
 COLOURS = ("#0b62a4", "#d97706", "#5b7f7a", "#a63d6f", "#7a6cc4", "#8a5a2b", "#4d4d4d")
 """One a contestant, in the order of the report; distinguishable with the common colour vision deficiencies."""
@@ -130,6 +131,49 @@ def running_times(contestants: Sequence[Measured]) -> str:
         axis.set_xlabel("running time of all runs of a case, as a part of the limit (logarithmic)")
         axis.grid(axis="y", visible=False)
         return _svg(figure)
+
+
+def reliability(calibrations: Mapping[str, Calibration], colours: Mapping[str, str]) -> str:
+    """Draw how many voxels belong to the object beside how probable that was called: a panel a modality.
+
+    Solid as predicted, dashed at the temperature that suits all cases best.
+
+    Args:
+        calibrations: by contestant.
+        colours: of the contestants.
+
+    Returns:
+        An SVG document.
+    """
+    with matplotlib.rc_context(STYLE):
+        return _svg(_reliability(calibrations, colours))
+
+
+def reliability_picture(contestant: str, calibration: Calibration) -> bytes:
+    """Draw the same of one contestant, as the content of a PNG file."""
+    content = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        _reliability({contestant: calibration}, {contestant: colour_of(0)}).savefig(content, format="png", dpi=150)
+    return content.getvalue()
+
+
+def _reliability(calibrations: Mapping[str, Calibration], colours: Mapping[str, str]) -> Figure:
+    present = {title for calibration in calibrations.values() for title in calibration.groups}
+    titles = [title for title in (ALL, *MODALITY_ORDER) if title in present]
+    figure, axes = _grid(1, len(titles), width=2.25, height=2.6)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.plot([0, 1], [0, 1], color=RULE, linewidth=1)
+        axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="p", title=title)
+        for place, (name, calibration) in enumerate(calibrations.items()):
+            if title in calibration.groups:
+                histogram = calibration.groups[title]
+                as_is, at_best = histogram.curve(), histogram.curve(calibration.temperature)
+                axis.plot(as_is.predicted, as_is.observed, color=colours[name], marker="o", markersize=3)
+                axis.plot(at_best.predicted, at_best.observed, color=colours[name], linestyle=(0, (3, 2)))
+                errors = [f"{curve.expected_calibration_error:.3f}" for curve in (as_is, at_best)]
+                axis.text(0.04, 0.92 - 0.08 * place, "ECE " + " → ".join(errors), fontsize=7.5, color=colours[name])
+    axes[0][0].set_ylabel("part that is the object")
+    return figure
 
 
 def _curve(axis: Axes, results: list[CaseResult], score: str, colour: str, line) -> None:

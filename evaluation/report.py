@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from evaluation import figures
 from evaluation.baselines import BASELINES
+from evaluation.calibration import read_calibration
 from evaluation.cases import read_evaluation_case, without_boxes
 from evaluation.metrics import NSD_MINIMUM_DSC, NSD_TOLERANCE_MM
 from evaluation.pictures import BACKGROUND_CLICK, FOREGROUND_CLICK, draw_case
@@ -51,6 +52,9 @@ def write_report(results: Path, cases: Path, truths: Path | None = None, focus: 
     for folder in folders:
         write_csv(folder)
     contestants = [Measured(folder.name, tuple(folder.read_all())) for folder in folders]
+    colours = {item.name: figures.colour_of(index) for index, item in enumerate(contestants)}
+    measured = {folder.name: read_calibration(folder.path) for folder in folders}
+    calibrations = {name: calibration for name, calibration in measured.items() if calibration is not None}
     page = (
         _environment()
         .get_template("report.html.j2")
@@ -59,12 +63,14 @@ def write_report(results: Path, cases: Path, truths: Path | None = None, focus: 
             contestants=contestants,
             identities={folder.name: folder.identity for folder in folders},
             focus=contestants[0],
-            colours={item.name: figures.colour_of(index) for index, item in enumerate(contestants)},
+            colours=colours,
             table_3=by_modality(contestants),
             table_4=by_boxes(contestants),
             curves=_source("svg+xml", figures.curves(contestants).encode()),
             distributions=_source("svg+xml", figures.distributions(contestants).encode()),
             running_times=_source("svg+xml", figures.running_times(contestants).encode()),
+            calibrations=calibrations,
+            reliability=_source("svg+xml", figures.reliability(calibrations, colours).encode()) if calibrations else "",
             pictures=_pictures(folders[0], contestants[0], cases, truths),
             remarkable=[(item.name, result) for item in contestants for result in item.results if result.remark],
             rows=[(item.name, result, csv_row(result)) for item in contestants for result in item.results],

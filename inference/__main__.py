@@ -17,6 +17,7 @@ from inference.atomic import remove_unfinished
 from inference.case import Case, CaseError, read_case, write_segmentation
 from inference.checkpoint import CheckpointError
 from inference.deadline import Deadline, Watchdog, process_age
+from inference.proposals import WITHOUT_PROMPTS
 from inference.segmenter import Segmenter, load_segmenter, segment_case
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "default.pt"
@@ -61,9 +62,17 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
         default=variable("SEGFM3D_RUNS_PER_CASE", "6"),
         help="runs that share this limit",
     )
+    parser.add_argument(
+        "--without-prompts",
+        default=variable("SEGFM3D_WITHOUT_PROMPTS", "regions"),
+        help="where to look for an object of which nothing is known: regions (the most object-like ones of the image) "
+        "or central-third (the paper's)",
+    )
     chosen = parser.parse_args(arguments)
     if chosen.seconds_per_class <= 0 or chosen.runs_per_case <= 0:
         parser.error("--seconds-per-class and --runs-per-case: expected numbers above 0")
+    if chosen.without_prompts not in WITHOUT_PROMPTS:  # A default is not held against choices.
+        parser.error(f"--without-prompts {chosen.without_prompts}: expected {' or '.join(WITHOUT_PROMPTS)}")
     return chosen
 
 
@@ -157,8 +166,13 @@ def _run(path: Path, chosen: argparse.Namespace, segmenter: Segmenter | None, wa
     budget = chosen.seconds_per_class * len(case.objects) / chosen.runs_per_case
     deadline = Deadline(budget, spent=spent + time.monotonic() - began)
     fine = True
+
+    def say(line: str) -> None:
+        _say(f"{path.name}: {line}")
+
     try:
-        segmentation = segment_case(case, segmenter, deadline, watchdog, lambda line: _say(f"{case.name}: {line}"))
+        completed = WITHOUT_PROMPTS[chosen.without_prompts](case, say)
+        segmentation = segment_case(completed, segmenter, deadline, watchdog, say)
     except Exception as error:  # A valid output matters more than any one failure, which is shown whole.
         _show_traceback()
         fine = not _fail(f"{case.name}: {type(error).__name__}: {error}; writing what needs no network")

@@ -8,13 +8,16 @@ An nnInteractive folder holds ``plans.json``, ``dataset.json`` and ``fold_0`` or
 Its state has an entry for every name under which a tensor can be reached; these aliases are checked to agree and
 dropped.
 
-``python -m inference.checkpoint FOLDER OUT.pt`` converts such a folder, ``--to-nninteractive FOLDER`` writes one.
+``python -m inference.checkpoint FOLDER OUT.pt`` converts such a folder, ``--to-nninteractive FOLDER`` writes one, and
+``FILE OUT.pt --temperature T`` copies our own weights with another temperature.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
 import pickle
 import re
 import sys
@@ -55,16 +58,21 @@ class ModelConfig:
         patch: (D, H, W) voxels that the network sees.
         style: how clicks are drawn for these weights.
         keep_proportions: whether windows have one zoom for all axes (:meth:`inference.window.Window.around`).
+        temperature: what the network's log-odds are divided by, so that its probabilities can be compared between
+            objects; `python -m evaluation calibrate` measures it.
     """
 
     network: NetworkConfig
     patch: Voxel
     style: PromptStyle
     keep_proportions: bool = True
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.patch) != 3 or any(p < 1 or p % self.network.stride for p in self.patch):
             raise ValueError(f"patch {self.patch}: expected three multiples of {self.network.stride}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature {self.temperature}: expected a number above 0")
 
 
 def save(path: Path, config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
@@ -83,8 +91,17 @@ def load(path: Path) -> tuple[ResidualEncoderUNet, ModelConfig]:
     Raises:
         CheckpointError: missing, unreadable, unsafe or of another configuration.
     """
-    config, state = read_nninteractive(path) if path.is_dir() else _read(path)
+    config, state = read(path)
     return build(config, state, path), config
+
+
+def read(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Reads our file, or an nnInteractive folder: the configuration, and the tensors as they are stored.
+
+    Raises:
+        CheckpointError: missing, unreadable or unsafe.
+    """
+    return read_nninteractive(path) if path.is_dir() else _read(path)
 
 
 def build(config: ModelConfig, state: dict[str, Tensor], path: Path) -> ResidualEncoderUNet:
@@ -116,7 +133,11 @@ def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         config = content["config"]
         network = NetworkConfig(tuple(config["network"]["features"]), tuple(config["network"]["blocks"]))
         model = ModelConfig(
-            network, tuple(config["patch"]), PromptStyle(**config["style"]), bool(config["keep_proportions"])
+            network,
+            tuple(config["patch"]),
+            PromptStyle(**config["style"]),
+            bool(config["keep_proportions"]),
+            float(config.get("temperature", 1.0)),  # Files from before it was measured have none.
         )
         state = dict(content["state"])
     except (KeyError, TypeError, ValueError) as error:
@@ -172,8 +193,13 @@ def _as_trained(model: ModelConfig, folder: Path) -> ModelConfig:
     if own is None:
         return model
     try:
-        style = PromptStyle(**own["style"])
-        return replace(model, patch=tuple(own["patch"]), style=style, keep_proportions=own["keep_proportions"])
+        return replace(
+            model,
+            patch=tuple(own["patch"]),
+            style=PromptStyle(**own["style"]),
+            keep_proportions=own["keep_proportions"],
+            temperature=float(own.get("temperature", 1.0)),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: 'segfm3d' is not usable ({error!r}); expected patch, style and keep_proportions"
@@ -239,37 +265,58 @@ def _json(path: Path) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Converts an nnInteractive folder to one file of ours, or weights to a folder that nnInteractive loads."""
+    """Converts an nnInteractive folder to one file of ours, or weights to a folder that nnInteractive loads; sets the
+    temperature of weights."""
     parser = argparse.ArgumentParser(
         prog="python -m inference.checkpoint",
-        usage="%(prog)s FOLDER OUT.pt\n       %(prog)s --to-nninteractive FOLDER [--weights FILE] [--licence NAME]",
+        usage="%(prog)s SOURCE OUT.pt [--temperature T]\n"
+        "       %(prog)s --to-nninteractive FOLDER [--weights FILE] [--licence NAME]",
         description=main.__doc__,
     )
     parser.add_argument(
-        "folder", type=Path, nargs="?", help="plans.json, dataset.json, fold_0 or fold_all/checkpoint_final.pth"
+        "source",
+        type=Path,
+        nargs="?",
+        help="plans.json, dataset.json, fold_0 or fold_all/checkpoint_final.pth in a folder; or a file of ours",
     )
     parser.add_argument("out", type=Path, nargs="?", help="the file to write, for example weights/nninteractive.pt")
+    parser.add_argument(
+        "--temperature", type=float, help="what the log-odds are divided by (default: the source's, else 1)"
+    )
     parser.add_argument("--to-nninteractive", type=Path, metavar="FOLDER", help="a new folder to write")
     parser.add_argument("--weights", type=Path, default=Path("weights/default.pt"), help="what it is written from")
     parser.add_argument("--licence", help="the weights' licence, which clients show (default: that of our own weights)")
     options = parser.parse_args(arguments)
-    importing = options.folder is not None and options.out is not None
-    if importing == (options.to_nninteractive is not None):
-        parser.error("expected FOLDER OUT.pt, or --to-nninteractive FOLDER")
-    source, target = (options.folder, options.out) if importing else (options.weights, options.to_nninteractive)
+    writing_file = options.source is not None and options.out is not None
+    if writing_file == (options.to_nninteractive is not None):
+        parser.error("expected SOURCE OUT.pt, or --to-nninteractive FOLDER")
+    if options.temperature is not None and not (writing_file and 0 < options.temperature < math.inf):
+        parser.error("--temperature: expected a number above 0, and SOURCE OUT.pt")
+    source, target = (options.source, options.out) if writing_file else (options.weights, options.to_nninteractive)
     try:
-        if importing:
-            config, state = read_nninteractive(source)
-            build(config, state, source)
-            save(target, config, state)
+        if writing_file:
+            config, state = _copy(source, target, options.temperature)
         else:
             config, state = _export(source, target, options.licence)
     except (CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     parameters = sum(tensor.numel() for tensor in state.values())
-    print(f"{target}: {len(state)} tensors, {parameters:,} parameters, patch {config.patch}")
+    print(
+        f"{target}: {len(state)} tensors, {parameters:,} parameters, patch {config.patch}, "
+        f"temperature {config.temperature:g}"
+    )
     return 0
+
+
+def _copy(source: Path, target: Path, temperature: float | None) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Writes weights as our file, in the widest precision in which any of them is stored."""
+    config, state = read(source)
+    build(config, state, source)
+    if temperature is not None:
+        config = replace(config, temperature=temperature)
+    save(target, config, state, functools.reduce(torch.promote_types, (tensor.dtype for tensor in state.values())))
+    return config, state
 
 
 def _export(weights: Path, folder: Path, licence: str | None) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -114,6 +114,7 @@ def capability(config: ModelConfig) -> dict:
             "patch": list(config.patch),
             "style": asdict(config.style),
             "keep_proportions": config.keep_proportions,
+            "temperature": config.temperature,
         },
     }
 

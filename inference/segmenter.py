@@ -110,7 +110,7 @@ class Segmenter:
         if not bool(torch.isfinite(log_odds).all()):
             raise ArithmeticError("the network's output is not finite")
         self.seconds[tuple(channels.shape[1:])] = time.monotonic() - began
-        return log_odds
+        return log_odds / self.config.temperature
 
     def patches(self) -> list[Voxel]:
         """The configuration's patch and the smaller ones that the deadline may choose, largest first."""
@@ -153,6 +153,7 @@ def segment_case(
     watchdog: Watchdog | None = None,
     say: Callable[[str], None] = print,
     bar: Callable[[tuple[ObjectPrompts, ...]], Iterable[ObjectPrompts]] = iter,
+    fusion: Fusion | None = None,
 ) -> np.ndarray:
     """Segments all objects of a case.
 
@@ -166,12 +167,13 @@ def segment_case(
         watchdog: a shared one, so that a forward which overran an earlier case is waited for and not doubled.
         say: takes a line for people.
         bar: goes through the objects, and may show people how far it is.
+        fusion: an empty one of the image's shape, where it is to be looked at; a new one by default.
 
     Returns:
         (D, H, W) uint8 label map.
     """
     shape: Voxel = case.image.shape
-    fusion = Fusion(shape)
+    fusion = Fusion(shape) if fusion is None else fusion
     reserve = FIXED_RESERVE + case.image.size / WRITE_VOXELS_PER_SECOND
     watchdog = watchdog or Watchdog()
     extents = {} if case.previous is None else label_extents(case.previous)

@@ -55,6 +55,32 @@ class TestOurFormat:
             assert torch.equal(tensor, state[name].half().float())
         assert (tmp_path / "half.pt").stat().st_size < write_weights(tmp_path / "single.pt").stat().st_size
 
+    def test_the_temperature_comes_back_and_files_from_before_it_have_none(self, tmp_path: Path) -> None:
+        path = write_weights(tmp_path / "a.pt", replace(TINY, temperature=1.75))
+        assert checkpoint.load(path)[1].temperature == 1.75
+        content = torch.load(path)
+        del content["config"]["temperature"]
+        torch.save(content, path)
+        assert checkpoint.load(path)[1] == TINY
+
+    def test_the_command_sets_the_temperature_and_nothing_else(self, tmp_path: Path) -> None:
+        state = randomized(ResidualEncoderUNet(TINY.network)).state_dict()
+        source, target = tmp_path / "half.pt", tmp_path / "out.pt"
+        checkpoint.save(source, TINY, state, torch.float16)
+        assert checkpoint.main([str(source), str(target), "--temperature", "2.5"]) == 0
+        config, stored = checkpoint.read(target)
+        assert config == replace(TINY, temperature=2.5)
+        assert all(torch.equal(tensor, state[name].half()) for name, tensor in stored.items())
+        assert checkpoint.main([str(target), str(target), "--temperature", "1"]) == 0
+        assert checkpoint.read(target)[0] == TINY
+
+    @pytest.mark.parametrize("temperature", ["0", "-1", "inf", "nan"])
+    def test_a_temperature_that_cannot_be_divided_by_is_refused(self, weights: Path, temperature: str) -> None:
+        with pytest.raises(SystemExit):
+            checkpoint.main([str(weights), str(weights), "--temperature", temperature])
+        with pytest.raises(ValueError, match="above 0"):
+            replace(TINY, temperature=float(temperature))
+
     def test_an_older_file_stands_if_writing_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = write_weights(tmp_path / "a.pt")
         before = path.read_bytes()
@@ -95,6 +121,7 @@ class TestOurFormat:
             {"patch": None},
             {"network": {"features": [8], "blocks": [1]}},
             {"network": None},
+            {"temperature": 0},
             {"style": {"radius": 4, "colour": "red"}},
         ],
         ids=str,

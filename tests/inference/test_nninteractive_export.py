@@ -199,8 +199,8 @@ def test_a_larger_patch_is_said(patch: tuple[int, int, int], enough: bool) -> No
 
 
 def test_our_own_folder_comes_back_as_it_was(tmp_path: Path) -> None:
-    """How clicks are drawn and windows are shaped, too, which the published layout has no word for."""
-    config = replace(SMALL, keep_proportions=False)
+    """What the published layout has no word for, too: clicks' style, windows' proportions, the temperature."""
+    config = replace(SMALL, keep_proportions=False, temperature=1.5)
     network = exported(tmp_path, config)
     back, read = checkpoint.load(tmp_path)
     assert read == config
@@ -235,7 +235,7 @@ class TestCommand:
     def test_one_thing_at_a_time(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             checkpoint.main(arguments)
-        assert "expected FOLDER OUT.pt, or --to-nninteractive FOLDER" in capsys.readouterr().err
+        assert "expected SOURCE OUT.pt, or --to-nninteractive FOLDER" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         "own",

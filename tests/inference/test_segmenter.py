@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -151,6 +152,21 @@ class TestWhereTheAnswerLands:
         )
         assert labels.shape == shape
         assert labels.dtype == np.uint8
+
+
+class TestTemperature:
+    def test_log_odds_are_divided_by_it(self) -> None:
+        channels = torch.randn(8, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+        mild = segmenter(model=replace(TINY, temperature=4.0)).forward(channels)
+        torch.testing.assert_close(mild * 4, segmenter().forward(channels))
+
+    @pytest.mark.parametrize(("temperature", "label"), [(1.0, 1), (0.1, 0)])
+    def test_it_decides_where_objects_compete_with_the_background(self, temperature: float, label: int) -> None:
+        """Three objects of p = 0.4 leave 0.22 to the background, three of p = 0.02 leave 0.95."""
+        network = Hooked(lambda _, shape: torch.full((1, 1, *shape), -0.4))
+        tool = segmenter(network, replace(TINY, temperature=temperature))
+        labels = segment_case(boxed(BOX_1, BOX_1, BOX_1), tool, Deadline(PLENTY), say=pytest.fail)
+        assert (labels[BOX_1.slices] == label).all()
 
 
 class TestTooLittleTime:
