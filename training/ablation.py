@@ -29,8 +29,8 @@ from training.dataset import Volume, load_volumes, source_of
 from training.loop import Run, train
 from training.validation import evaluate_network
 
-PATCH = 48
-"""Edge of the patch: 2.4 times cheaper than the default's 64."""
+PATCH = DEFAULT.model.patch[0]
+"""Edge of the patch."""
 
 HELD_OUT = 8
 """Every patient whose number this divides is held out."""
@@ -147,7 +147,7 @@ def run_variant(name: str, volumes: list[Volume], cases: list[EvaluationCase], o
     variant, scores = VARIANTS[name], out / name / "scores.csv"
     if scores.exists():
         return
-    config = variant.config(replace(DEFAULT, model=replace(DEFAULT.model, patch=(PATCH,) * 3)))
+    config = variant.config(DEFAULT)
     steps = round(steps * variant.steps)
     run = Run(out / name, steps, torch.device("cpu"), variant.seed, workers=0)
     kept = [volume for volume in volumes if volume.source != variant.without]

@@ -104,7 +104,7 @@ PAPER = TrainingConfig(
 DEFAULT = TrainingConfig(
     model=ModelConfig(
         network=NetworkConfig(features=(16, 32, 64, 128, 192), blocks=(1, 2, 2, 3, 3)),
-        patch=(64, 64, 64),
+        patch=(48, 48, 48),
         style=PAPER_STYLE,
         keep_proportions=False,
     ),
