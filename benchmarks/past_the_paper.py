@@ -35,39 +35,57 @@ COLUMNS = ("case", "modality", "boxes", "large", "dsc_first", "dsc_final", "nsd_
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: what it is called, what it spends, and whether it magnifies small objects."""
+    """A row of the table.
+
+    Args:
+        what: what it is called.
+        effort: what it spends on an object.
+        magnify: whether small objects are magnified.
+        without_boxes_only: with boxes it is the row above it, whose scores are taken.
+    """
 
     what: str
     effort: Effort
     magnify: bool = True
+    without_boxes_only: bool = False
 
 
 ROWS = {
     "one-forward": Row("one forward, no magnification", ONE_FORWARD, magnify=False),
     "magnified": Row("+ small objects magnified", ONE_FORWARD),
-    "grown": Row("+ windows that grow (no box)", Effort(refocus=False, pieces=False, tiles=0)),
-    "refocused": Row("+ a second look after the first click (no box)", Effort(pieces=False, tiles=0)),
+    "grown": Row("+ windows that grow (no box)", Effort(refocus=False, pieces=False, tiles=0), without_boxes_only=True),
+    "refocused": Row(
+        "+ a second look after the first click (no box)", Effort(pieces=False, tiles=0), without_boxes_only=True
+    ),
     "pieces": Row("+ pieces by clicks", Effort(tiles=0)),
     "tiles": Row("+ tiles along coarse borders (the default)", Effort()),
 }
 
 
-def run_row(row: Row, cases: list[EvaluationCase], segmenter: Segmenter, scores: Path) -> None:
+def run_row(name: str, cases: list[EvaluationCase], segmenter: Segmenter, out: Path) -> None:
     """Evaluates a row's cases and writes their scores."""
+    row = ROWS[name]
     segmenter.effort = row.effort
     contestant = InProcess("row", {}, lambda case: segment_case(case, segmenter, Deadline(SECONDS), say=lambda _: None))
-    lines = []
+    lines: list[tuple] = []
+    if row.without_boxes_only:
+        above = list(ROWS)[list(ROWS).index(name) - 1]
+        lines += [
+            tuple(case[key] for key in COLUMNS) for case in _read(out / f"{above}.csv") if case["boxes"] == "True"
+        ]
     magnified = nullcontext() if row.magnify else patch.object(window, "LEAST_ZOOM", 1.0)
     with magnified:
         for case in tqdm(cases, desc=row.what, unit="case", disable=None):
             for boxes, each in ((True, case), (False, without_boxes(case))):
+                if boxes and row.without_boxes_only:
+                    continue
                 began = time.process_time()
                 result, _ = evaluate_case(each, contestant, seconds_per_class=SECONDS)
                 spent = (time.process_time() - began) / len(result.steps)
                 first, last = result.steps[0], result.steps[-1]
                 large = is_large(case, segmenter)
                 lines.append((case.name, result.modality, boxes, large, first.dsc, last.dsc, last.nsd, spent))
-    with replacing(scores) as unfinished, unfinished.open("w", newline="") as file:
+    with replacing(out / f"{name}.csv") as unfinished, unfinished.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *lines])
 
 
@@ -86,8 +104,7 @@ def table(out: Path) -> str:
     for name, row in ROWS.items():
         if (out / f"{name}.csv").exists():
             figures = []
-            with (out / f"{name}.csv").open(newline="") as file:
-                cases = list(csv.DictReader(file))
+            cases = _read(out / f"{name}.csv")
             for boxes in ("True", "False"):
                 figures += _means([case for case in cases if case["boxes"] == boxes])
             for boxes in ("True", "False"):
@@ -103,8 +120,7 @@ def by_modality(out: Path) -> str:
     lines = []
     for name, row in ROWS.items():
         if (out / f"{name}.csv").exists():
-            with (out / f"{name}.csv").open(newline="") as file:
-                cases = list(csv.DictReader(file))
+            cases = _read(out / f"{name}.csv")
             groups = sorted({(case["modality"], case["boxes"]) for case in cases}, key=lambda group: group[::-1])
             if not lines:
                 names = [f"{modality}{'' if boxes == 'True' else ', no box'}" for modality, boxes in groups]
@@ -112,6 +128,11 @@ def by_modality(out: Path) -> str:
             figures = [_means([c for c in cases if (c["modality"], c["boxes"]) == group]) for group in groups]
             lines.append(f"| {row.what} | " + " | ".join(f"{f[1]:.3f} / {f[2]:.3f}" for f in figures) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _means(cases: list[dict[str, str]]) -> list[float]:
@@ -141,7 +162,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.rows:
         if not (options.out / f"{name}.csv").exists():
-            run_row(ROWS[name], cases, segmenter, options.out / f"{name}.csv")
+            run_row(name, cases, segmenter, options.out)
             print(table(options.out), flush=True)
     print(by_modality(options.out))
     return 0
