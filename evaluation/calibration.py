@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from evaluation import figures
@@ -191,9 +192,9 @@ class _CountingFusion(Fusion):
         self.truth = truth
         self.histograms: dict[int, LogOddsHistogram] = {}
 
-    def add(self, label, where, log_odds):
+    def add(self, label: int, where: Box, log_odds: Tensor) -> None:
         super().add(label, where, log_odds)
-        slab = LogOddsHistogram.of(log_odds.numpy(), self.truth[where.slices] == label)
+        slab = LogOddsHistogram.of(log_odds.cpu().numpy(), self.truth[where.slices] == label)
         self.histograms[label] = self.histograms[label] + slab if label in self.histograms else slab
 
 

@@ -57,7 +57,7 @@ def propose(image: np.ndarray, count: int) -> list[Box]:
         lower = tuple(edge * step for edge, step in zip(region.box.lower, steps))
         upper = tuple((edge + 1) * step - 1 for edge, step in zip(region.box.upper, steps))
         box = Box(lower, upper).clipped(image.shape)
-        if all(_intersection_over_union(box, other) <= OVERLAP for other in proposals):
+        if all(intersection_over_union(box, other) <= OVERLAP for other in proposals):
             proposals.append(box)
     return proposals + [central_third(image.shape)] * (count - len(proposals))
 
@@ -157,7 +157,8 @@ def _score(box: Box, inside: np.ndarray, volume: np.ndarray, deviation: float) -
     return count / np.prod(box.size) + contrast / 3 - off_centre - faces / 6
 
 
-def _intersection_over_union(a: Box, b: Box) -> float:
+def intersection_over_union(a: Box, b: Box) -> float:
+    """Of two boxes, counted in voxels: 0 where they do not meet, 1 where they are the same."""
     common = [min(p, q) - max(r, s) + 1 for p, q, r, s in zip(a.upper, b.upper, a.lower, b.lower)]
     if min(common) <= 0:
         return 0.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inference.case import Box, Case, Click, ObjectPrompts, Voxel
-from inference.proposals import WITHOUT_PROMPTS, propose
+from inference.proposals import WITHOUT_PROMPTS, intersection_over_union, propose
 from inference.window import central_third
 
 SHAPE = (40, 50, 60)
@@ -24,34 +24,36 @@ def with_blocks(shape: Voxel = SHAPE, scale: int = 1) -> np.ndarray:
     return image
 
 
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    common = np.prod([max(min(p, q) - max(r, s) + 1, 0) for p, q, r, s in zip(a.upper, b.upper, a.lower, b.lower)])
-    return common / (np.prod(a.size) + np.prod(b.size) - common)
+def test_intersection_over_union() -> None:
+    box = Box((0, 0, 0), (1, 1, 1))
+    assert intersection_over_union(box, box) == 1
+    assert intersection_over_union(box, Box((1, 0, 0), (2, 1, 1))) == pytest.approx(4 / 12)
+    assert intersection_over_union(box, Box((2, 0, 0), (3, 1, 1))) == 0
+    assert intersection_over_union(box, Box((2, 2, 0), (3, 3, 1))) == 0
 
 
 class TestPropose:
     def test_a_bright_and_a_dark_block_are_found(self) -> None:
         first, second = propose(with_blocks(), 2)
-        assert overlap(first, DARK) > ALIKE, "the one nearer to the centre comes first"
-        assert overlap(second, BRIGHT) > ALIKE
+        assert intersection_over_union(first, DARK) > ALIKE, "the one nearer to the centre comes first"
+        assert intersection_over_union(second, BRIGHT) > ALIKE
 
     def test_they_are_found_in_every_third_voxel(self) -> None:
         shape = tuple(3 * n for n in SHAPE)
         found = propose(with_blocks(shape, 3), 2)
         for box, block in zip(found, (DARK, BRIGHT)):
             larger = Box(tuple(3 * v for v in block.lower), tuple(3 * v + 2 for v in block.upper))
-            assert overlap(box, larger) > ALIKE
+            assert intersection_over_union(box, larger) > ALIKE
 
     def test_no_two_are_the_same_region(self) -> None:
         found = propose(with_blocks(), 6)
         regions = [box for box in found if box != central_third(SHAPE)]
-        assert all(overlap(a, b) <= 0.3 for i, a in enumerate(regions) for b in regions[:i])
+        assert all(intersection_over_union(a, b) <= 0.3 for i, a in enumerate(regions) for b in regions[:i])
 
     def test_what_lies_at_the_border_comes_last(self) -> None:
         image = np.random.default_rng(0).normal(100, 4, SHAPE)
         image[:8, :10, :10] = image[14:22, 20:30, 20:30] = 180
-        assert overlap(propose(image, 1)[0], Box((14, 20, 20), (21, 29, 29))) > ALIKE
+        assert intersection_over_union(propose(image, 1)[0], Box((14, 20, 20), (21, 29, 29))) > ALIKE
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float16, np.float32, np.float64, np.uint64])
     def test_the_dtype_makes_no_difference(self, dtype: type) -> None:
