@@ -90,16 +90,14 @@ def run_row(name: str, cases: list[EvaluationCase], segmenter: Segmenter, out: P
 
 
 def is_large(case: EvaluationCase, segmenter: Segmenter) -> bool:
-    """Whether the windows of all objects of a case are coarser than the image, so that tiles are cut from them."""
-    patch_size = segmenter.config.patch
-    windows = [window.Window.around(item.box, patch_size, segmenter.config.keep_proportions) for item in case.objects]
-    return all(any(n > window.LARGE * p for n, p in zip(each.size, patch_size)) for each in windows)
+    """Whether all objects of a case are larger than the patch, along one axis at least."""
+    return all(any(n > p for n, p in zip(item.box.size, segmenter.config.patch)) for item in case.objects)
 
 
 def table(out: Path) -> str:
     """The rows that are done, as Markdown."""
     header = ["", "DSC box", "Final", "NSD Final", "s a run", "no box: DSC 1 click", "Final", "NSD Final", "s a run"]
-    header += ["large objects: NSD Final", "no box"]
+    header += ["larger than the patch: NSD Final", "no box"]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for name, row in ROWS.items():
         if (out / f"{name}.csv").exists():

@@ -347,7 +347,7 @@ class _Look:
 
     def slabs(self, shape: Voxel) -> Iterator[tuple[Box, Tensor]]:
         """The log-odds in the image, slab by slab."""
-        return blended(self.window.paste(self.log_odds, shape), self.window, list(self.tiles), list(self.pieces))
+        return blended(self.window, self.log_odds, list(self.tiles), list(self.pieces), shape)
 
 
 def _fallback(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool3d
+from torch.nn.functional import avg_pool3d, max_pool3d
 
 from inference.case import Box, ObjectPrompts, Voxel
 
@@ -26,11 +26,14 @@ LEAST_ZOOM = 0.5
 TOUCH = 0.002
 """An object touches a window's border if it covers more than this share of it."""
 
-LARGE = 1.25
+LARGE = 1.5
 """An axis of a window with more voxels of the image a voxel of the patch than this is worth refining."""
 
 LEAST_WORTH = 0.01
 """A tile that would hold less than this share of a border's uncertainty is not worth its time."""
+
+UNCLEAR = 0.2
+"""Above this, on a scale where 1 is a border or p = 1/2, a voxel is one that tiles may change."""
 
 CLOSER = 0.6
 """A closer look at a place shows so much of each axis of the window."""
@@ -268,24 +271,33 @@ def grown(window: Window, log_odds: Tensor, shape: Voxel, keep_proportions: bool
 
 
 def blended(
-    slabs: Iterator[tuple[Box, Tensor]],
     around: Window,
+    log_odds: Tensor,
     tiles: list[tuple[Window, Tensor]],
     pieces: list[tuple[Window, Tensor]],
+    shape: Voxel,
 ) -> Iterator[tuple[Box, Tensor]]:
-    """A window's slabs with tiles of it blended in, each over those before it, and pieces added.
+    """A window's log-odds in the image, with tiles blended in, each over those before it, and pieces added.
+
+    A tile counts near the border that it was cut for. Further inside and outside, the window has the wider view.
 
     Args:
-        slabs: as :meth:`Window.paste` yields them; changed in place.
-        around: the window that they are from.
-        tiles: windows inside it, and their patches' values.
+        around: the window.
+        log_odds: what was said there, of the patch's shape.
+        tiles: windows inside it, and their patches' log-odds.
         pieces: windows anywhere, and their patches' log-odds; the greater of both is taken.
+        shape: (D, H, W) of the image.
+
+    Yields:
+        as :meth:`Window.paste`.
     """
-    for where, values in slabs:
+    near = _near_border(log_odds) if tiles else None
+    for where, values in around.paste(log_odds, shape):
         for window, patch in tiles:
             if (part := _intersection(where, window.box)) is not None:
                 here = values[_local(part, where)]
-                here.lerp_(window.sample(patch, part), window.weight(part, around))
+                weight = window.weight(part, around) * around.sample(near, part)
+                here.lerp_(window.sample(patch, part), weight)
         for window, patch in pieces:
             if (part := _intersection(where, window.box)) is not None:
                 here = values[_local(part, where)]
@@ -342,6 +354,13 @@ def closer(window: Window, position: Voxel) -> Window:
     """A window around a position, at native resolution, or nearer where the given window has that already."""
     size = tuple(p if n > LARGE * p else max(round(n * CLOSER), 1) for n, p in zip(window.size, window.patch))
     return Window(tuple(v - n // 2 for v, n in zip(position, size)), size, window.patch)
+
+
+def _near_border(log_odds: Tensor) -> Tensor:
+    """(D, H, W) in [0, 1]: 1 within two voxels of the object's border and where p is not clear, then less."""
+    unclear = (_uncertainty(log_odds) > UNCLEAR).float()[None, None]
+    wide = max_pool3d(unclear, 3, stride=1, padding=1)
+    return avg_pool3d(wide, 3, stride=1, padding=1, count_include_pad=False)[0, 0]
 
 
 def _uncertainty(log_odds: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from inference.case import Box, Case, ObjectPrompts
 from inference.deadline import Deadline
 from inference.prompts import IMAGE, PREVIOUS
 from inference.segmenter import ONE_FORWARD, Segmenter, segment_case
-from inference.window import Window, blended, tiles
+from inference.window import LARGE, Window, blended, tiles
 
 PATCH = (16, 16, 16)
 SHAPE = (70, 80, 90)
@@ -76,27 +76,47 @@ class TestWhereTilesLie:
         window = Window(start, size, PATCH)
         found = list(tiles(window, log_odds, SHAPE))
         assert len(found) <= 400
-        assert all(n == (16 if wide > 20 else wide) for tile in found for n, wide in zip(tile.size, size))
+        assert all(n == (16 if wide > 16 * LARGE else wide) for tile in found for n, wide in zip(tile.size, size))
 
 
 class TestBlending:
     def test_tiles_that_say_the_same_change_nothing(self) -> None:
-        constant = torch.full(PATCH, 3.0)
+        constant = torch.full(PATCH, 0.1)
         around = [(tile, constant) for tile in tiles(WINDOW, ball(), SHAPE)]
-        for _, values in blended(WINDOW.paste(constant, SHAPE), WINDOW, around, []):
-            torch.testing.assert_close(values, torch.full_like(values, 3.0))
+        assert around
+        for _, values in blended(WINDOW, constant, around, [], SHAPE):
+            torch.testing.assert_close(values, torch.full_like(values, 0.1))
 
-    def test_a_tile_counts_inside_and_fades_at_its_seams(self) -> None:
+    def test_a_tile_counts_near_the_border_and_fades_at_its_seams(self) -> None:
+        """Where all is uncertain, the whole tile counts."""
         tile = Window((30, 30, 30), PATCH, PATCH)
         image = torch.zeros(SHAPE)
-        pasted = WINDOW.paste(torch.zeros(PATCH), SHAPE)
-        for where, values in blended(pasted, WINDOW, [(tile, torch.ones(PATCH))], []):
+        for where, values in blended(WINDOW, torch.zeros(PATCH), [(tile, torch.ones(PATCH))], [], SHAPE):
             image[where.slices] = values
         assert image[38, 38, 38] == 1
         assert 0 < image[30, 38, 38] < 0.5 < image[31, 38, 38] <= 1
         outside = torch.ones(SHAPE, dtype=torch.bool)
         outside[tile.box.slices] = False
         assert not image[outside].any()
+
+    def test_a_tile_cannot_take_away_what_the_window_is_sure_of(self) -> None:
+        """A tile in the middle of a large object, without its surroundings, may take it for background."""
+        log_odds = ball(radius=7.0)
+        tile = Window((27, 34, 35), PATCH, PATCH)
+        for where, values in blended(WINDOW, log_odds, [(tile, torch.full(PATCH, -9.0))], [], SHAPE):
+            local = tuple(
+                slice(max(a - b, 0), max(c - b + 1, 0)) for a, b, c in zip((31, 38, 39), where.lower, (38, 45, 46))
+            )
+            assert (values[local] > 0).all()
+
+    def test_the_greater_of_window_and_piece_is_taken(self) -> None:
+        near = Window((30, 30, 30), PATCH, PATCH)
+        image = torch.zeros(SHAPE)
+        found = torch.full(PATCH, -4.0)
+        found[4:8, 4:8, 4:8] = 3.0
+        for where, values in blended(WINDOW, torch.full(PATCH, -1.0), [], [(near, found)], SHAPE):
+            image[where.slices] = values
+        assert (image[34:38, 34:38, 34:38] == 3).all() and image[31, 31, 31] == -1
 
     def test_there_is_no_seam_where_the_window_ends_too(self) -> None:
         tile = Window(WINDOW.start, PATCH, PATCH)
