@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+
+# A million objects are made while torch is imported: looking for garbage among them takes a sixth of the start.
+gc.disable()
+
 import argparse
 import os
 import signal
@@ -19,6 +24,8 @@ from inference.checkpoint import CheckpointError
 from inference.deadline import Deadline, Watchdog, process_age
 from inference.proposals import WITHOUT_PROMPTS
 from inference.segmenter import Segmenter, load_segmenter, segment_case
+
+gc.enable()
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "default.pt"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import stat
@@ -37,6 +38,10 @@ SHAPE = (10, 20, 24)
 INNER = Box((2, 4, 5), (6, 12, 15))
 TEN = [Box((z, 2 * z, 2 * z), (z + 3, 2 * z + 8, 2 * z + 9)) for z in range(6)] + [INNER] * 4
 LONG = 60.0
+
+
+def test_garbage_is_collected_once_everything_is_imported() -> None:
+    assert gc.isenabled()
 
 
 class Folders:

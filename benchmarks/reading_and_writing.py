@@ -1,0 +1,90 @@
+"""`python -m benchmarks.reading_and_writing [--case CASE.npz]`: a large case read, its label map written.
+
+The image and the label map are those of a real case, repeated until they fill the volume, or ellipsoids. Writing is
+compared with numpy's own: of uint8, of int64 (as an argmax gives it), and without compression.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.volumes import ellipsoids, grey_values, repeated, write_objects
+from inference.case import read_case, write_segmentation
+
+OBJECTS = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.reading_and_writing", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--case", type=Path, help="a labelled case (imgs, gts); ellipsoids without it")
+    parser.add_argument("--shape", type=int, nargs=3, default=(400, 512, 512), metavar=("D", "H", "W"))
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    shape = tuple(options.shape)
+    if options.case is None:
+        labels = ellipsoids(shape, OBJECTS)
+        image = grey_values(labels)
+    else:
+        labels, image = repeated(options.case, "gts", shape), repeated(options.case, "imgs", shape)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = folder / "output.npz"
+        case = write_objects(folder / "case.npz", image, labels)
+        del image
+        writers: dict[str, Callable[[], None]] = {
+            "ours": lambda: write_segmentation(path, labels),
+            "savez_compressed, uint8": lambda: np.savez_compressed(path, segs=labels),
+            "savez_compressed, int64": lambda: np.savez_compressed(path, segs=labels.astype(np.int64)),
+            "savez, uint8": lambda: np.savez(path, segs=labels),
+        }
+        written: dict[str, list[float]] = {way: [] for way in writers}
+        loaded: dict[str, list[float]] = {way: [] for way in writers}
+        sizes: dict[str, int] = {}
+        reading: dict[str, list[float]] = {"ours": [], "numpy": []}
+        for _ in range(options.runs):
+            for way, write in writers.items():
+                written[way].append(_seconds(write))
+                loaded[way].append(_seconds(lambda: _load(path, "segs")))
+                sizes[way] = path.stat().st_size
+                np.testing.assert_array_equal(_load(path, "segs"), labels)
+            reading["ours"].append(_seconds(lambda: read_case(case)))
+            reading["numpy"].append(_seconds(lambda: _load(case, "imgs")))
+        packed = case.stat().st_size
+    source = "ellipsoids" if options.case is None else f"{options.case.name} repeated"
+    print(f"{'×'.join(map(str, shape))} voxels ({labels.size / 1e6:.0f} million), {source}, {labels.max()} objects,")
+    print(f"{np.count_nonzero(labels) / labels.size:.0%} of it; medians of {options.runs} runs, file cache warm")
+    print(f"{'label map':<26}{'written':>10}{'79 M voxels':>14}{'np.load':>10}{'MB':>8}")
+    for way in writers:
+        seconds = statistics.median(written[way])
+        print(
+            f"{way:<26}{seconds:8.2f} s{seconds * 79e6 / labels.size:12.2f} s"
+            f"{statistics.median(loaded[way]):8.2f} s{sizes[way] / 1e6:8.1f}"
+        )
+    print(
+        f"case of {packed / 1e6:.0f} MB read: {statistics.median(reading['ours']):.2f} s, checked and with its prompts;"
+    )
+    print(f"its image alone by numpy: {statistics.median(reading['numpy']):.2f} s")
+
+
+def _load(path: Path, key: str) -> np.ndarray:
+    with np.load(path) as content:
+        return content[key]
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
