@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from inference import checkpoint
 from inference.case import Box, Case, ObjectPrompts, Voxel
 from inference.checkpoint import ModelConfig
+from inference.cpu_forward import for_cpu
 from inference.deadline import Deadline, DeadlineExceeded, Watchdog
 from inference.fusion import Fusion
 from inference.intensities import NormalizedImage
@@ -143,7 +144,8 @@ def load_segmenter(weights: Path, device: str = "auto") -> Segmenter:
     """
     network, config = checkpoint.load(weights)
     chosen = _usable_device() if device == "auto" else torch.device(device)
-    return Segmenter(LogOddsUNet(network).eval().to(chosen), config, chosen)
+    log_odds = LogOddsUNet(network).eval().to(chosen)
+    return Segmenter(for_cpu(log_odds) if chosen.type == "cpu" else log_odds, config, chosen)
 
 
 def segment_case(

@@ -1,0 +1,157 @@
+"""The network's forward on a CPU: the arithmetic of :class:`inference.network.LogOddsUNet`, arranged for memory.
+
+What is done otherwise, and why it is faster:
+
+- Channels lie last in memory, as oneDNN's convolutions take them and give them: nothing is reordered in between. oneDNN
+  is called by name, since ``conv3d`` gives small volumes to a slower implementation.
+- A convolution's bias is left out: the normalization behind it subtracts it again.
+- Normalization, residual and LeakyReLU are done in place, piece by piece while the piece is in the cache. Each fresh
+  tensor of full resolution costs as much for its page faults as for the arithmetic on it.
+- A transposed convolution with stride and kernel 2 is a matrix product, written beside the skip where ``cat`` would
+  copy it to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu_
+
+from inference.network import Blocks, ConvNorm, LogOddsUNet, ResidualBlock
+
+PIECE = 2**17
+"""Numbers (512 KiB of float32) of a tensor that are taken at a time: with the skip's they fit into a core's cache."""
+
+
+def for_cpu(network: LogOddsUNet) -> nn.Module:
+    """A module that computes what ``network`` computes, faster on a CPU, for inference only.
+
+    Args:
+        network: on the CPU, float32, in evaluation mode. Not changed; its parameters are copied where their order in
+            memory is another one here, and shared where not.
+
+    Returns:
+        (N, 8, D, H, W) float32 -> log-odds (N, 1, D, H, W). The network itself where PyTorch was built without oneDNN.
+    """
+    return CpuUNet(network).eval() if torch.backends.mkldnn.is_available() else network
+
+
+class CpuUNet(nn.Module):
+    """(N, 8, D, H, W) -> log-odds (N, 1, D, H, W), one sample after another."""
+
+    def __init__(self, network: LogOddsUNet) -> None:
+        super().__init__()
+        self.stem = _Convolution(network.encoder.stem.convs[0])
+        self.stages = nn.ModuleList(_blocks(stage) for stage in network.encoder.stages)
+        self.upsamplings = nn.ModuleList(_UpsampleBeside(layer) for layer in network.decoder.transpconvs)
+        self.decoder = nn.ModuleList(_Convolution(stage.convs[0]) for stage in network.decoder.stages)
+        self.head = network.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self._sample(sample) for sample in x.split(1)])
+
+    def _sample(self, x: Tensor) -> Tensor:
+        x = self.stem.activated(x.contiguous(memory_format=torch.channels_last_3d))
+        skips = []
+        for stage in self.stages:
+            x = stage(x)
+            skips.append(x)
+        skips.pop()
+        for upsample, convolution in zip(self.upsamplings, self.decoder):
+            x = convolution.activated(upsample(x, skips.pop()))
+        log_odds = torch.mv(_rows(x), self.head.weight.flatten()).add_(self.head.bias)
+        return log_odds.view(1, 1, *x.shape[2:])
+
+
+class _Convolution(nn.Module):
+    """A 3D convolution and normalization of one sample whose channels lie last, (1, C, D, H, W)."""
+
+    def __init__(self, source: ConvNorm) -> None:
+        super().__init__()
+        weight = source.conv.weight.detach().contiguous(memory_format=torch.channels_last_3d)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.stride = source.conv.stride
+        self.padding = source.conv.padding
+        self.norm = source.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self._convolve(x)
+        for _ in self._normalize(x):
+            pass
+        return x
+
+    def activated(self, x: Tensor) -> Tensor:
+        """The same, then LeakyReLU."""
+        x = self._convolve(x)
+        for _, piece in self._normalize(x):
+            leaky_relu_(piece)
+        return x
+
+    def added(self, x: Tensor, skip: Tensor) -> Tensor:
+        """The same, then the sum with ``skip``, then LeakyReLU."""
+        x = self._convolve(x)
+        skip = _rows(skip)
+        for where, piece in self._normalize(x):
+            leaky_relu_(piece.add_(skip[where]))
+        return x
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        return torch.mkldnn_convolution(x, self.weight, None, self.padding, self.stride, (1, 1, 1), 1)
+
+    def _normalize(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Normalizes in place; yields each piece, with where it lies in :func:`_rows`, while it is in the cache."""
+        mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
+        scale = self.norm.weight * torch.rsqrt(variance + self.norm.eps)
+        shift = self.norm.bias - mean * scale
+        rows = _rows(x)
+        step = max(PIECE // rows.shape[1], 1)
+        for start in range(0, len(rows), step):
+            where = slice(start, start + step)
+            piece = rows[where]
+            torch.addcmul(shift, piece, scale, out=piece)
+            yield where, piece
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, source: ResidualBlock) -> None:
+        super().__init__()
+        self.conv1 = _Convolution(source.conv1)
+        self.conv2 = _Convolution(source.conv2)
+        self.skip = nn.Sequential(
+            *(_Convolution(module) if isinstance(module, ConvNorm) else module for module in source.skip)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.skip(x).contiguous(memory_format=torch.channels_last_3d)
+        return self.conv2.added(self.conv1.activated(x), skip)
+
+
+def _blocks(source: Blocks) -> nn.Module:
+    return nn.Sequential(*(_ResidualBlock(block) for block in source.blocks))
+
+
+class _UpsampleBeside(nn.Module):
+    """x (1, C, D, H, W) and skip (1, S, 2D, 2H, 2W) -> the upsampled x beside the skip (1, 2S, 2D, 2H, 2W)."""
+
+    def __init__(self, source: nn.ConvTranspose3d) -> None:
+        super().__init__()
+        # (C, S, 2, 2, 2) -> (C, 8S): a row of x times it are the eight voxels that x's voxel becomes.
+        self.weight = nn.Parameter(source.weight.detach().permute(0, 2, 3, 4, 1).flatten(1), requires_grad=False)
+        self.bias = nn.Parameter(source.bias.detach().repeat(8), requires_grad=False)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        depth, height, width = x.shape[2:]
+        channels = skip.shape[1]
+        both = torch.empty(1, 2 * channels, *skip.shape[2:], memory_format=torch.channels_last_3d)
+        both[:, channels:] = skip
+        octets = torch.addmm(self.bias, _rows(x), self.weight).view(depth, height, width, 2, 2, 2, channels)
+        target = _rows(both).view(depth, 2, height, 2, width, 2, 2 * channels)[..., :channels]
+        target.copy_(octets.permute(0, 3, 1, 4, 2, 5, 6))
+        return both
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(1, C, D, H, W) with the channels last in memory -> a view of it as (D·H·W, C)."""
+    return x.permute(0, 2, 3, 4, 1).view(-1, x.shape[1])

@@ -1,0 +1,85 @@
+"""The forward for CPUs equals the plain network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from inference.cpu_forward import PIECE, CpuUNet, for_cpu
+from inference.network import FULL, LogOddsUNet, NetworkConfig, ResidualEncoderUNet
+from inference.segmenter import load_segmenter
+from tests.inference.factories import randomized, write_weights
+
+SMALL = NetworkConfig((8, 12, 16), (1, 2, 3))
+WITHOUT_PROJECTION = NetworkConfig((8, 16, 16), (1, 1, 2))
+ODD = NetworkConfig((1, 3), (1, 2))
+
+
+def plain(config: NetworkConfig) -> LogOddsUNet:
+    return LogOddsUNet(randomized(ResidualEncoderUNet(config))).eval()
+
+
+def volume(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def relative_difference(ours: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((ours - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("config", [SMALL, WITHOUT_PROJECTION, ODD], ids=str)
+@pytest.mark.parametrize("shape", [(1, 8, 16, 16, 16), (3, 8, 8, 24, 16)], ids=str)
+@torch.inference_mode()
+def test_it_equals_the_plain_network(config: NetworkConfig, shape: tuple[int, ...]) -> None:
+    network = plain(config)
+    x = volume(*shape)
+    assert relative_difference(for_cpu(network)(x), network(x)) < 1e-4
+
+
+@torch.inference_mode()
+def test_it_equals_the_plain_network_where_the_last_piece_is_a_smaller_one() -> None:
+    network = plain(SMALL)
+    x = volume(1, 8, 32, 32, 20)
+    assert 8 * x[0, 0].numel() > PIECE and 8 * x[0, 0].numel() % PIECE
+    assert relative_difference(for_cpu(network)(x), network(x)) < 1e-4
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_it_equals_the_plain_network_of_the_full_configuration() -> None:
+    network = plain(FULL)
+    x = volume(1, 8, 64, 64, 64)
+    assert relative_difference(for_cpu(network)(x), network(x)) < 1e-3
+
+
+@torch.inference_mode()
+def test_neither_the_input_nor_the_plain_network_is_changed() -> None:
+    network = plain(SMALL)
+    x = volume(1, 8, 16, 16, 16)
+    input_before, state_before = x.clone(), {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    fast = for_cpu(network)
+    first = fast(x)
+    assert torch.equal(fast(x), first)
+    assert torch.equal(x, input_before)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, state_before[name]), name
+
+
+@torch.inference_mode()
+def test_a_constant_in_a_channel_is_normalized_as_in_the_plain_network() -> None:
+    """A mean far from zero beside a small deviation is where a variance is easily lost to rounding."""
+    network = plain(SMALL)
+    x = 100 + volume(1, 8, 16, 16, 16)
+    assert relative_difference(for_cpu(network)(x), network(x)) < 1e-3
+
+
+def test_without_onednn_the_plain_network_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    network = plain(SMALL)
+    assert for_cpu(network) is network
+
+
+def test_a_segmenter_on_the_cpu_has_it(tmp_path: Path) -> None:
+    assert isinstance(load_segmenter(write_weights(tmp_path / "weights.pt"), "cpu").network, CpuUNet)
