@@ -29,8 +29,9 @@ TOUCH = 0.002
 LARGE = 1.5
 """An axis of a window with more voxels of the image a voxel of the patch than this is worth refining."""
 
-LEAST_WORTH = 0.01
-"""A tile that would hold less than this share of a border's uncertainty is not worth its time."""
+LEAST_WORTH = 0.02
+"""A tile that would hold less than this share of a border's uncertainty is not worth its time: it would be one of so
+many that only a patchwork could be done, as with what is scattered over a whole image."""
 
 UNCLEAR = 0.2
 """Above this, on a scale where 1 is a border or p = 1/2, a voxel is one that tiles may change."""

@@ -21,7 +21,7 @@ from inference.window import LARGE, Window, blended, tiles
 
 PATCH = (16, 16, 16)
 SHAPE = (70, 80, 90)
-WINDOW = Window((5, 10, 3), (60, 64, 80), PATCH)
+WINDOW = Window((5, 10, 3), (40, 44, 48), PATCH)
 
 
 def ball(radius: float = 6.0) -> Tensor:
@@ -46,13 +46,13 @@ class TestWhereTilesLie:
             image[where.slices] = values
         border = (image.abs() < 0.5) & (image != 0)
         assert border.any() and covered[border].float().mean() > 0.97
-        assert not covered[35, 42, 43], "the middle of the object is certain"
+        assert not covered[25, 32, 27], "the middle of the object is certain"
 
     def test_the_most_uncertain_part_comes_first(self) -> None:
         log_odds = ball()
         log_odds[10:, 5:11, 5:11] = 0.0
         first = next(tiles(WINDOW, log_odds, SHAPE))
-        middle = WINDOW.start[0] + 12.5 * 60 / 16
+        middle = WINDOW.start[0] + 12.5 * 40 / 16
         assert abs(first.start[0] + 8 - middle) < 12
 
     def test_a_window_of_native_resolution_has_none(self) -> None:
@@ -102,10 +102,10 @@ class TestBlending:
     def test_a_tile_cannot_take_away_what_the_window_is_sure_of(self) -> None:
         """A tile in the middle of a large object, without its surroundings, may take it for background."""
         log_odds = ball(radius=7.0)
-        tile = Window((27, 34, 35), PATCH, PATCH)
+        tile = Window((17, 24, 19), PATCH, PATCH)
         for where, values in blended(WINDOW, log_odds, [(tile, torch.full(PATCH, -9.0))], [], SHAPE):
             local = tuple(
-                slice(max(a - b, 0), max(c - b + 1, 0)) for a, b, c in zip((31, 38, 39), where.lower, (38, 45, 46))
+                slice(max(a - b, 0), max(c - b + 1, 0)) for a, b, c in zip((21, 28, 23), where.lower, (28, 35, 30))
             )
             assert (values[local] > 0).all()
 
