@@ -7,6 +7,7 @@ What is done otherwise, and why it is faster:
 - A convolution's bias is left out: the normalization behind it subtracts it again.
 - Normalization, residual and LeakyReLU are done in place, piece by piece while the piece is in the cache. Each fresh
   tensor of full resolution costs as much for its page faults as for the arithmetic on it.
+- An average pooling and the projection behind it are one convolution whose kernel is the pooling's.
 - A transposed convolution with stride and kernel 2 is a matrix product, written beside the skip where ``cat`` would
   copy it to.
 """
@@ -68,11 +69,14 @@ class CpuUNet(nn.Module):
 class _Convolution(nn.Module):
     """A 3D convolution and normalization of one sample whose channels lie last, (1, C, D, H, W)."""
 
-    def __init__(self, source: ConvNorm) -> None:
+    def __init__(self, source: ConvNorm, pooled: int = 1) -> None:
+        """``pooled``: the kernel and stride of an average pooling in front of a 1×1×1 convolution."""
         super().__init__()
-        weight = source.conv.weight.detach().contiguous(memory_format=torch.channels_last_3d)
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.stride = source.conv.stride
+        weight = source.conv.weight.detach()
+        if pooled > 1:
+            weight = (weight / pooled**3).repeat(1, 1, pooled, pooled, pooled)
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last_3d), requires_grad=False)
+        self.stride = tuple(stride * pooled for stride in source.conv.stride)
         self.padding = source.conv.padding
         self.norm = source.norm
 
@@ -119,13 +123,19 @@ class _ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = _Convolution(source.conv1)
         self.conv2 = _Convolution(source.conv2)
-        self.skip = nn.Sequential(
-            *(_Convolution(module) if isinstance(module, ConvNorm) else module for module in source.skip)
-        )
+        self.skip = _skip(list(source.skip))
 
     def forward(self, x: Tensor) -> Tensor:
         skip = self.skip(x).contiguous(memory_format=torch.channels_last_3d)
         return self.conv2.added(self.conv1.activated(x), skip)
+
+
+def _skip(modules: list[nn.Module]) -> nn.Module:
+    """Nothing, a pooling, a projection, or both: then one convolution does both."""
+    if not modules or not isinstance(modules[-1], ConvNorm):
+        return nn.Sequential(*modules)
+    *pooling, projection = modules
+    return _Convolution(projection, pooling[0].kernel_size if pooling else 1)
 
 
 def _blocks(source: Blocks) -> nn.Module:
