@@ -275,13 +275,13 @@ class TestWeights:
 
 WITHOUT_END = """
 import runpy, threading
-from inference import network
+from inference import segmenter
 
-def forward(self, x):
+def forward(self, channels):
     print("forward", flush=True)
     threading.Event().wait()
 
-network.LogOddsUNet.forward = forward
+segmenter.Segmenter.forward = forward
 runpy.run_module("inference", run_name="__main__")
 """
 """The command, with a network that never answers."""
