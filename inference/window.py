@@ -26,7 +26,7 @@ LEAST_ZOOM = 0.5
 TOUCH = 0.002
 """An object touches a window's border if it covers more than this share of it."""
 
-LARGE = 1.5
+LARGE = 1.25
 """An axis of a window with more voxels of the image a voxel of the patch than this is worth refining."""
 
 LEAST_WORTH = 0.02
