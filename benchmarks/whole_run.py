@@ -30,12 +30,9 @@ import sys
 import torch
 from nnInteractive.inference.cvpr2025_challenge_baseline import predict
 
-class OnDevice(predict.nnInteractiveInferenceSession):
-    def __init__(self, device, **settings):
-        super().__init__(device=torch.device(wanted), **settings)
-
 wanted, predict.CHECKPOINT_DIR = sys.argv.pop(1), sys.argv.pop(1)
-predict.nnInteractiveInferenceSession = OnDevice
+Session = predict.nnInteractiveInferenceSession
+predict.nnInteractiveInferenceSession = lambda device, **settings: Session(device=torch.device(wanted), **settings)
 predict.main()
 """
 """The package's own script, which asks for a GPU and for weights in its working folder; all else is as it stands."""
