@@ -1,9 +1,9 @@
 """`python -m benchmarks.peak_memory --authors CHECKOUT --authors-python PYTHON`: memory a voxel, by number of objects.
 
-The peak of a whole run over a case of 512×512×200 voxels, less that of a run over the same objects in a volume of 32³:
-what a volume takes above the idle process. Ours runs the embedded default; the authors' network answers with its box
-channel (`benchmarks/without_forward`), so that what is left is their arithmetic on whole volumes. Numbers of objects for
-which their run does not fit into `--gib` are said not to fit.
+The peak of a whole run over a case of 512×512×200 voxels with box and previous mask, less that of a run over the same
+objects in a volume of 32³: what a volume takes above the idle process. Ours runs the embedded default; the authors'
+network answers with its box channel (`benchmarks/without_forward`), so that what is left is their arithmetic on whole
+volumes. Numbers of objects for which a run does not fit into `--gib` are said not to fit.
 """
 
 from __future__ import annotations
