@@ -17,7 +17,7 @@ from inference.network import NetworkConfig
 from inference.nninteractive_export import export
 from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, load_volumes
-from training.loop import Run, train
+from training.loop import Run, half_precision_pays, train
 from training.pieces import split
 from training.validation import load_cases
 
@@ -65,12 +65,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError, CaseError, checkpoint.CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    device = _device(options.device)
     run = Run(
         out=options.out,
         steps=6 if options.dry_run else options.steps or _steps(config, volumes),
-        device=_device(options.device),
+        device=device,
         seed=options.seed,
-        mixed_precision=not options.no_mixed_precision,
+        mixed_precision=not options.no_mixed_precision and half_precision_pays(device),
         workers=options.workers,
         checkpoint_every=options.checkpoint_every,
         validation=validation[:2] if options.dry_run else validation,

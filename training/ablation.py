@@ -29,9 +29,6 @@ from training.dataset import Volume, load_volumes, source_of
 from training.loop import Run, train
 from training.validation import evaluate_network
 
-PATCH = DEFAULT.model.patch[0]
-"""Edge of the patch."""
-
 HELD_OUT = 8
 """Every patient whose number this divides is held out."""
 
@@ -69,9 +66,10 @@ def _sampling(**changes: object) -> Callable[[TrainingConfig], TrainingConfig]:
     return lambda config: replace(config, sampling=replace(config.sampling, **changes))
 
 
-def _model(patch: int = PATCH, **network: tuple[int, ...]) -> Callable[[TrainingConfig], TrainingConfig]:
+def _model(patch: int | None = None, **network: tuple[int, ...]) -> Callable[[TrainingConfig], TrainingConfig]:
     def change(config: TrainingConfig) -> TrainingConfig:
-        model = replace(config.model, patch=(patch,) * 3, network=replace(config.model.network, **network))
+        edges = config.model.patch if patch is None else (patch,) * 3
+        model = replace(config.model, patch=edges, network=replace(config.model.network, **network))
         return replace(config, model=model)
 
     return change
@@ -93,14 +91,24 @@ def strided_stem(config: NetworkConfig) -> ResidualEncoderUNet:
     return network
 
 
+BASE = replace(
+    DEFAULT,
+    batch=4,
+    muon=False,
+    sampling=replace(DEFAULT.sampling, clicks=(0.35, 0.3, 0.15, 0.1, 0.05, 0.05), no_box=0.3),
+)
+"""What each variant changes one thing of: kept as it was for the first of them, so that all can be compared."""
+
 LEAVE_OUT = ("CT_ibsi_sts", "MR_msd_hippocampus", "US_deepreg_simus", "PET_ibsi_sts")
 
 VARIANTS = {
-    "baseline": Variant("the default's choices"),
+    "baseline": Variant("nothing"),
     "seed": Variant("another seed", seed=1),
     "lr-1e-3": Variant("peak learning rate 1e-3", _with(learning_rate=1e-3)),
     "lr-4e-3": Variant("peak learning rate 4e-3", _with(learning_rate=4e-3)),
-    "lr-constant": Variant("constant learning rate", _with(final_learning_rate=DEFAULT.learning_rate)),
+    "lr-constant": Variant("constant learning rate", _with(final_learning_rate=BASE.learning_rate)),
+    "muon": Variant("Muon for inner kernels", _with(muon=True)),
+    "muon-5e-3": Variant("Muon, peak learning rate 5e-3", _with(muon=True, learning_rate=5e-3)),
     "no-average": Variant("no running average", _with(average=0.0)),
     "no-synthesis": Variant(
         "no synthesis (images, blobs, regions)", _sampling(synthetic=0, random_shapes=0, regions=0)
@@ -147,9 +155,9 @@ def run_variant(name: str, volumes: list[Volume], cases: list[EvaluationCase], o
     variant, scores = VARIANTS[name], out / name / "scores.csv"
     if scores.exists():
         return
-    config = variant.config(DEFAULT)
+    config = variant.config(BASE)
     steps = round(steps * variant.steps)
-    run = Run(out / name, steps, torch.device("cpu"), variant.seed, workers=0)
+    run = Run(out / name, steps, torch.device("cpu"), variant.seed, mixed_precision=False, workers=0)
     kept = [volume for volume in volumes if volume.source != variant.without]
     network = train(config, kept, run, build=variant.build)
     evaluated = [case for case in cases if variant.without in (None, source_of(Path(case.name)))]

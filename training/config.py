@@ -50,10 +50,11 @@ class TrainingConfig:
         batch: samples a forward, in each process.
         accumulate: forwards a step of the optimizer.
         epochs: of as many samples as there are volumes.
-        learning_rate: of AdamW, reached after ``warmup`` steps.
+        learning_rate: reached after ``warmup`` steps.
         final_learning_rate: reached on a cosine at the last step; equal to ``learning_rate`` for a constant one.
         warmup: steps.
-        weight_decay: of AdamW.
+        weight_decay: as a share of the learning rate.
+        muon: whether inner kernels are updated by Muon (:mod:`training.muon`); the rest is by AdamW.
         clip: largest norm of the gradient; infinite for none.
         average: decay of the running average of the weights, which is what is shipped; 0 ships the weights themselves.
     """
@@ -67,6 +68,7 @@ class TrainingConfig:
     final_learning_rate: float
     warmup: int
     weight_decay: float
+    muon: bool
     clip: float
     average: float
 
@@ -96,6 +98,7 @@ PAPER = TrainingConfig(
     final_learning_rate=1e-4,
     warmup=0,
     weight_decay=1e-2,
+    muon=False,
     clip=float("inf"),
     average=0.0,
 )
@@ -109,8 +112,8 @@ DEFAULT = TrainingConfig(
         keep_proportions=False,
     ),
     sampling=Sampling(
-        clicks=(0.35, 0.3, 0.15, 0.1, 0.05, 0.05),
-        no_box=0.3,
+        clicks=(0.3, 0.25, 0.15, 0.12, 0.1, 0.08),
+        no_box=0.35,
         no_prompt=0.02,
         modalities=(("CT", 1.0), ("MR", 2.0), ("PET", 1.0), ("US", 0.7), ("Microscopy", 1.0)),
         perfect_window=0.5,
@@ -120,13 +123,14 @@ DEFAULT = TrainingConfig(
         regions=0.15,
         refinement=0.15,
     ),
-    batch=4,
+    batch=8,
     accumulate=1,
     epochs=65,
     learning_rate=2e-3,
     final_learning_rate=1e-5,
     warmup=100,
     weight_decay=1e-2,
+    muon=True,
     clip=1.0,
     average=0.998,
 )

@@ -25,6 +25,7 @@ from training.dataset import Volume
 from training.interaction import log_odds, simulate
 from training.log import Log, draw_curves
 from training.loss import dice_loss, segmentation_loss
+from training.muon import Muon, inner_kernels
 from training.stream import Step, Steps, stream
 from training.validation import validate
 
@@ -38,7 +39,7 @@ class Run:
             (the same, of the step that validated best), ``log.csv`` and ``curves.png``.
         steps: of the optimizer, in all.
         device: where the network is.
-        mixed_precision: float16 on a GPU, bfloat16 on a CPU.
+        mixed_precision: float16 on a GPU, bfloat16 on a CPU; see :func:`half_precision_pays`.
         workers: processes that draw samples ahead; 0 for none.
         checkpoint_every: seconds.
         validation: cases to validate on; none for no validation.
@@ -62,7 +63,7 @@ class State:
 
     network: ResidualEncoderUNet
     average: ResidualEncoderUNet
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     step: int = 0
     seconds: float = 0.0
@@ -70,17 +71,29 @@ class State:
     best: float = 0.0
 
     def save(self, path: Path) -> None:
-        modules = ("network", "average", "optimizer", "scaler")
-        values = {name: getattr(self, name) for name in ("step", "seconds", "skipped", "best")}
+        content = {name: getattr(self, name) for name in ("step", "seconds", "skipped", "best")}
+        content |= {name: getattr(self, name).state_dict() for name in ("network", "average", "scaler")}
+        content["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         with replacing(path) as unfinished:
-            torch.save(values | {name: getattr(self, name).state_dict() for name in modules}, unfinished)
+            torch.save(content, unfinished)
 
     def load(self, path: Path, device: torch.device) -> None:
         for name, value in torch.load(path, map_location=device, weights_only=True).items():
             if name in ("step", "seconds", "skipped", "best"):
                 setattr(self, name, value)
+            elif name == "optimizers":
+                for optimizer, saved in zip(self.optimizers, value, strict=True):
+                    optimizer.load_state_dict(saved)
             else:
                 getattr(self, name).load_state_dict(value)
+
+
+def half_precision_pays(device: torch.device) -> bool:
+    """Whether the network is faster in half precision: on a GPU, and on CPUs that multiply bfloat16 in tiles (AMX).
+
+    Others convert bfloat16 before they multiply, and take up to twice the time of float32.
+    """
+    return device.type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
@@ -123,8 +136,9 @@ def train(
     with Log(run.out / "log.csv", state.step) if rank == 0 else nullcontext() as log:
         for drawn in bar:
             rate = learning_rate(config, state.step, run.steps)
-            for group in state.optimizer.param_groups:
-                group["lr"] = rate
+            for optimizer in state.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
             loss, dice = accumulate(forward, state, drawn, config, run)
             update(state, config)
             state.step += 1
@@ -159,19 +173,29 @@ def begin(
     if initial is not None:
         network.load_state_dict(initial)
     average = copy.deepcopy(network).requires_grad_(False) if config.average else network
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.mixed_precision and run.device.type == "cuda")
-    state = State(network, average, optimizer, scaler)
+    state = State(network, average, optimizers(config, network), scaler)
     if (run.out / "last.pt").exists():
         state.load(run.out / "last.pt", run.device)
         print(f"{run.out / 'last.pt'}: goes on at step {state.step}")
     return state
 
 
+def optimizers(config: TrainingConfig, network: ResidualEncoderUNet) -> list[torch.optim.Optimizer]:
+    """AdamW for all parameters, or with ``config.muon`` for those that Muon is not for."""
+    settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if not config.muon:
+        return [torch.optim.AdamW(network.parameters(), **settings)]
+    kernels = inner_kernels(network)
+    known = {id(kernel) for kernel in kernels}
+    others = [parameter for parameter in network.parameters() if id(parameter) not in known]
+    return [torch.optim.AdamW(others, **settings), Muon(kernels, **settings)]
+
+
 def accumulate(forward: nn.Module, state: State, drawn: Step, config: TrainingConfig, run: Run) -> tuple[float, float]:
     """Adds up the gradients of a step's batches; returns the mean loss and Dice over them and over all processes."""
     dtype = torch.float16 if run.device.type == "cuda" else torch.bfloat16
-    state.optimizer.zero_grad(set_to_none=True)
+    state.network.zero_grad(set_to_none=True)
     losses, dices = [], []
     for index, batch in enumerate(drawn.batches):
         batch = batch.to(run.device)
@@ -197,10 +221,12 @@ def accumulate(forward: nn.Module, state: State, drawn: Step, config: TrainingCo
 
 def update(state: State, config: TrainingConfig) -> None:
     """A step of the optimizer and of the running average; gradients that are not finite are skipped and counted."""
-    state.scaler.unscale_(state.optimizer)
+    for optimizer in state.optimizers:
+        state.scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.clip)
     if torch.isfinite(norm):
-        state.scaler.step(state.optimizer)
+        for optimizer in state.optimizers:
+            state.scaler.step(optimizer)
         if config.average:
             decay = min(config.average, (state.step + 1) / (state.step + 10))
             with torch.no_grad():
