@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.functional import avg_pool3d, max_pool3d
 
 from inference.case import Box, ObjectPrompts, Voxel
@@ -334,7 +335,7 @@ def tiles(window: Window, log_odds: Tensor, shape: Voxel) -> Iterator[Window]:
     )
     least = worth.sum() * LEAST_WORTH
     while True:
-        sums = avg_pool3d(worth[None, None], heart, stride=1)[0, 0] * math.prod(heart)
+        sums = _sums(worth, heart)
         if float(sums.max()) <= least:
             return
         corner = np.unravel_index(int(sums.argmax()), sums.shape)
@@ -349,6 +350,15 @@ def tiles(window: Window, log_odds: Tensor, shape: Voxel) -> Iterator[Window]:
             latest = min(inside.upper[axis], window.box.upper[axis]) + 1 - size[axis]
             start.append(max(min(round(middle - size[axis] / 2), latest), inside.lower[axis]))
         yield Window(tuple(start), size, window.patch)
+
+
+def _sums(values: Tensor, block: Voxel) -> Tensor:
+    """(D, H, W) -> the sum over every block of that size inside it, an axis at a time."""
+    for axis, length in enumerate(block):
+        # In double precision: what is summed up from the edge and subtracted again may be large.
+        total = functional.pad(values.double().movedim(axis, -1).cumsum(-1), (1, 0))
+        values = (total[..., length:] - total[..., :-length]).movedim(-1, axis)
+    return values.float()
 
 
 def closer(window: Window, position: Voxel) -> Window:

@@ -17,7 +17,7 @@ from inference.case import Box, Case, ObjectPrompts
 from inference.deadline import Deadline
 from inference.prompts import IMAGE, PREVIOUS
 from inference.segmenter import ONE_FORWARD, Segmenter, segment_case
-from inference.window import LARGE, Window, blended, tiles
+from inference.window import LARGE, Window, _sums, blended, tiles
 
 PATCH = (16, 16, 16)
 SHAPE = (70, 80, 90)
@@ -54,6 +54,12 @@ class TestWhereTilesLie:
         first = next(tiles(WINDOW, log_odds, SHAPE))
         middle = WINDOW.start[0] + 12.5 * 40 / 16
         assert abs(first.start[0] + 8 - middle) < 12
+
+    @pytest.mark.parametrize("block", [(1, 1, 1), (5, 3, 8), (12, 10, 9)])
+    def test_sums_over_blocks_are_those_of_a_pooling(self, block: tuple[int, int, int]) -> None:
+        values = torch.rand((12, 10, 9), generator=torch.Generator().manual_seed(0))
+        pooled = torch.nn.functional.avg_pool3d(values[None, None], block, stride=1)[0, 0] * np.prod(block)
+        torch.testing.assert_close(_sums(values, block), pooled, rtol=1e-5, atol=1e-5)
 
     def test_a_window_of_native_resolution_has_none(self) -> None:
         assert list(tiles(Window((0, 0, 0), (16, 18, 19), PATCH), ball(), SHAPE)) == []
