@@ -26,7 +26,7 @@ from inference.case import CaseError
 from inference.network import NetworkConfig, ResidualEncoderUNet
 from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, load_volumes, source_of
-from training.loop import Run, train
+from training.loop import Run, half_precision_pays, train
 from training.validation import evaluate_network
 
 HELD_OUT = 8
@@ -157,7 +157,8 @@ def run_variant(name: str, volumes: list[Volume], cases: list[EvaluationCase], o
         return
     config = variant.config(BASE)
     steps = round(steps * variant.steps)
-    run = Run(out / name, steps, torch.device("cpu"), variant.seed, mixed_precision=False, workers=0)
+    device = torch.device("cpu")
+    run = Run(out / name, steps, device, variant.seed, half_precision_pays(device), workers=0)
     kept = [volume for volume in volumes if volume.source != variant.without]
     network = train(config, kept, run, build=variant.build)
     evaluated = [case for case in cases if variant.without in (None, source_of(Path(case.name)))]

@@ -161,7 +161,7 @@ def test_a_calibration_that_is_none_is_named(tmp_path):
 def test_real_weights_on_a_real_case(tmp_path):
     path = ROOT.parent / "shared" / "data" / "val" / "US_deepreg_simus_case000002.npz"
     if not path.exists():
-        pytest.skip("no real cases in ../shared/data/val")
+        pytest.skip(f"no {path.name} in ../shared/data/val")
     cases = tmp_path / "cases"
     cases.mkdir()
     (cases / path.name).symlink_to(path)
