@@ -40,9 +40,12 @@ class Fusion:
         self.label[where.slices].masked_fill_(better, label)
 
     def label_map(self) -> Tensor:
-        """(D, H, W) uint8, on the CPU: the best label where it beats the background, else 0."""
-        result = torch.empty(self.shape, dtype=torch.uint8)
+        """(D, H, W) uint8, on the CPU: the best label where it beats the background, else 0.
+
+        It is made in the place of :attr:`label`, since another byte a voxel would be the peak of a whole run: nothing
+        can be added after it.
+        """
         for first in range(0, self.shape[0], SLAB):
             slab = slice(first, first + SLAB)
-            result[slab] = self.label[slab] * (self.best[slab] > self.background[slab])
-        return result
+            self.label[slab] *= self.best[slab] > self.background[slab]
+        return self.label.cpu()

@@ -7,7 +7,7 @@ back all go through it, so they cannot disagree.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,7 @@ CLOSER = 0.6
 SEAM = 1 / 8
 """Share of a tile's edge, on either side, over which it fades into what lies around it."""
 
-SLAB = 32
+SLAB = 8
 """Slices that are resampled at a time, to bound memory."""
 
 
@@ -109,31 +109,7 @@ class Window:
         Returns:
             float32 tensor of the patch's shape, on the volume's device.
         """
-        patch = torch.zeros(self.patch, device=volume.device)
-        support = support or Box((0, 0, 0), tuple(n - 1 for n in volume.shape))
-        inside = _intersection(self.box, support)
-        if inside is None:
-            return patch
-        if self.size == self.patch:
-            target = tuple(
-                slice(lower - start, upper - start + 1)
-                for lower, upper, start in zip(inside.lower, inside.upper, self.start)
-            )
-            patch[target] = volume[inside.slices].float() * scale + offset
-            return patch
-        along_z, along_y, along_x = (
-            resampling(n, p, volume.device)[:, lower - start : upper - start + 1]
-            for n, p, lower, upper, start in zip(self.size, self.patch, inside.lower, inside.upper, self.start)
-        )
-        depth, height, width = inside.size
-        # Slices are weighted into the patch's depth slab by slab: the window is never held in float32.
-        flat = torch.zeros(self.patch[0], height * width, device=volume.device)
-        for first in range(0, depth, SLAB):
-            last = min(first + SLAB, depth)
-            z = slice(inside.lower[0] + first, inside.lower[0] + last)
-            slab = volume[(z, *inside.slices[1:])].reshape(last - first, -1).float() * scale + offset
-            flat.addmm_(along_z[:, first:last], slab)
-        return along_y @ flat.view(-1, height, width) @ along_x.T
+        return self._resampled(volume, lambda part: part.float() * scale + offset, support)
 
     def crop_label(self, labels: Tensor, label: int) -> Tensor:
         """One label's mask in the window, [0, 1], resampled to the patch; what lies outside the window is not read.
@@ -141,11 +117,32 @@ class Window:
         Args:
             labels: (D, H, W), an integer dtype.
         """
-        inside = self.inside(tuple(labels.shape))
+        return self._resampled(labels, lambda part: (part == label).float())
+
+    def _resampled(self, volume: Tensor, values: Callable[[Tensor], Tensor], support: Box | None = None) -> Tensor:
+        """As :meth:`crop`, of what ``values`` makes of a part of the volume."""
+        patch = torch.zeros(self.patch, device=volume.device)
+        inside = self.inside(tuple(volume.shape)) if support is None else _intersection(self.box, support)
         if inside is None:
-            return torch.zeros(self.patch, device=labels.device)
-        local = Window(tuple(s - lower for s, lower in zip(self.start, inside.lower)), self.size, self.patch)
-        return local.crop((labels[inside.slices] == label).to(torch.uint8))
+            return patch
+        if self.size == self.patch:
+            target = tuple(
+                slice(lower - start, upper - start + 1)
+                for lower, upper, start in zip(inside.lower, inside.upper, self.start)
+            )
+            patch[target] = values(volume[inside.slices])
+            return patch
+        along_z, along_y, along_x = (
+            resampling(n, p, volume.device)[:, lower - start : upper - start + 1]
+            for n, p, lower, upper, start in zip(self.size, self.patch, inside.lower, inside.upper, self.start)
+        )
+        # Slab by slab, each resampled within its slices first: the window is never held in float32.
+        for first in range(0, inside.size[0], SLAB):
+            last = min(first + SLAB, inside.size[0])
+            z = slice(inside.lower[0] + first, inside.lower[0] + last)
+            slab = values(volume[(z, *inside.slices[1:])])
+            patch += torch.tensordot(along_z[:, first:last], along_y @ slab @ along_x.T, dims=1)
+        return patch
 
     def crop_nearest(self, labels: Tensor) -> Tensor:
         """All labels in the window, each voxel of the patch that of the voxel at its centre; 0 outside the image.
@@ -224,7 +221,6 @@ class Window:
             resampling(p, n, patch.device)[lower - start : upper - start + 1]
             for n, p, lower, upper, start in zip(self.size, self.patch, inside.lower, inside.upper, self.start)
         )
-        planes = along_y @ patch @ along_x.T
         _, height, width = inside.size
         for first in range(0, inside.size[0], SLAB):
             last = min(first + SLAB, inside.size[0])
@@ -234,7 +230,8 @@ class Window:
             # Few of the patch's slices touch a slab; the others are zero columns and need not be multiplied.
             touched = weights.any(dim=0).nonzero().ravel()
             near, far = int(touched[0]), int(touched[-1]) + 1
-            slab = weights[:, near:far] @ planes[near:far].reshape(far - near, -1)
+            planes = along_y @ patch[near:far] @ along_x.T
+            slab = weights[:, near:far] @ planes.reshape(far - near, -1)
             yield Box(lower, upper), slab.view(last - first, height, width)
 
 
