@@ -17,7 +17,7 @@ from inference.network import NetworkConfig
 from inference.nninteractive_export import export
 from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, load_volumes
-from training.loop import Run, half_precision_pays, train
+from training.loop import ResumeError, Run, half_precision_pays, train
 from training.pieces import split
 from training.validation import load_cases
 
@@ -77,7 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
         validation=validation[:2] if options.dry_run else validation,
         validate_every=options.validate_every,
     )
-    weights = train(config, volumes, run, initial)
+    try:
+        weights = train(config, volumes, run, initial)
+    except ResumeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"{options.out / 'weights.pt'}: {run.steps} steps; curves in {options.out / 'curves.png'}")
         if options.nninteractive:

@@ -57,6 +57,14 @@ class Run:
     validate_every: int = 500
 
 
+class ResumeError(Exception):
+    """A run's ``last.pt`` is not what the run could go on from. Its text is one line that says what to do."""
+
+
+_NUMBERS = ("step", "seconds", "skipped", "best")
+_STATEFUL = ("network", "average", "scaler")
+
+
 @dataclass
 class State:
     """All that changes while training, and that a checkpoint holds."""
@@ -71,21 +79,34 @@ class State:
     best: float = 0.0
 
     def save(self, path: Path) -> None:
-        content = {name: getattr(self, name) for name in ("step", "seconds", "skipped", "best")}
-        content |= {name: getattr(self, name).state_dict() for name in ("network", "average", "scaler")}
+        content = {name: getattr(self, name) for name in _NUMBERS}
+        content |= {name: getattr(self, name).state_dict() for name in _STATEFUL}
         content["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         with replacing(path) as unfinished:
             torch.save(content, unfinished)
 
     def load(self, path: Path, device: torch.device) -> None:
-        for name, value in torch.load(path, map_location=device, weights_only=True).items():
-            if name in ("step", "seconds", "skipped", "best"):
-                setattr(self, name, value)
-            elif name == "optimizers":
-                for optimizer, saved in zip(self.optimizers, value, strict=True):
-                    optimizer.load_state_dict(saved)
-            else:
-                getattr(self, name).load_state_dict(value)
+        """Goes on from a file that :meth:`save` wrote.
+
+        Raises:
+            ResumeError: it is none, or of a run with another network or optimizer.
+        """
+        try:
+            content = torch.load(path, map_location=device, weights_only=True)
+            if content.keys() != {*_NUMBERS, *_STATEFUL, "optimizers"}:
+                raise ValueError("it holds other things than today's runs do")
+            for name in _STATEFUL:
+                getattr(self, name).load_state_dict(content[name])
+            for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except Exception as error:  # A broken pickle may end in nearly any of them.
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ResumeError(
+                f"{path}: this run cannot go on from it ({reason}); give the options that it was begun with, or "
+                "another folder with --out"
+            ) from error
+        for name in _NUMBERS:
+            setattr(self, name, content[name])
 
 
 def half_precision_pays(device: torch.device) -> bool:
@@ -121,6 +142,9 @@ def train(
 
     Returns:
         the weights to ship: the running average, or the weights themselves if none is kept.
+
+    Raises:
+        ResumeError: ``out/last.pt`` is of another run.
     """
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.manual_seed(run.seed)

@@ -17,7 +17,7 @@ from training.__main__ import main
 from training.config import DEFAULT, PAPER, TrainingConfig
 from training.dataset import Volume, load_volume
 from training.log import read_log
-from training.loop import Run, accumulate, begin, learning_rate, train, update
+from training.loop import ResumeError, Run, accumulate, begin, learning_rate, train, update
 from training.pieces import split
 from training.stream import Steps
 from training.validation import load_cases
@@ -43,6 +43,28 @@ def test_a_resumed_run_has_the_same_losses_and_weights(
     for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     assert any(not torch.equal(a, b) for a, b in zip(whole.parameters(), straight.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["another optimizer", "another network", "an older layout", "no checkpoint"])
+def test_a_run_that_cannot_go_on_from_its_checkpoint_says_so(
+    volumes: list[Volume], config: TrainingConfig, run: Run, kind: str
+):
+    train(config, volumes, replace(run, steps=1))
+    changed, last = config, run.out / "last.pt"
+    if kind == "another optimizer":
+        changed = replace(config, muon=not config.muon)
+    elif kind == "another network":
+        network = replace(config.model.network, features=tuple(2 * n for n in config.model.network.features))
+        changed = replace(config, model=replace(config.model, network=network))
+    elif kind == "an older layout":
+        content = torch.load(last, weights_only=True)
+        content["optimizer"] = content.pop("optimizers")[0]
+        torch.save(content, last)
+    else:
+        last.write_bytes(b"half a file")
+    with pytest.raises(ResumeError, match=r"last\.pt: this run cannot go on from it \(.+\); give .* --out$") as caught:
+        train(changed, volumes, run)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_weights_are_what_inference_reads(volumes: list[Volume], config: TrainingConfig, run: Run):
@@ -130,8 +152,11 @@ def test_the_command_s_dry_run(folder: Path, validation: Path, tmp_path: Path, c
 def test_errors_of_use_are_one_line(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture):
     assert main(["--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert main(["--data", str(folder), "--out", str(tmp_path / "out"), "--init", str(tmp_path / "none.pt")]) == 1
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "last.pt").write_bytes(b"half a file")
+    assert main(["--data", str(folder), "--out", str(tmp_path / "broken"), "--dry-run"]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(lines) == 2 and "no usable case" in lines[0] and "none.pt" in lines[1]
+    assert len(lines) == 3 and "last.pt" in lines[2] and "no usable case" in lines[0] and "none.pt" in lines[1]
 
 
 def test_pieces_of_nothing_are_refused(tmp_path: Path):
