@@ -107,6 +107,7 @@ VARIANTS = {
     "no-synthesis": Variant(
         "no synthesis (images, blobs, regions)", _sampling(synthetic=0, random_shapes=0, regions=0)
     ),
+    "no-merging": Variant("no merged objects", _sampling(merged=0)),
     "no-augmentation": Variant("no augmentation", _sampling(augment=False)),
     "boxes-always": Variant("no sample without a box", _sampling(no_box=0, no_prompt=0)),
     "boxes-half": Variant("half of the samples without a box", _sampling(no_box=0.5)),

@@ -24,6 +24,7 @@ class Sampling:
         synthetic: share of real samples whose image is made anew from the label map (:mod:`training.synthesis`).
         random_shapes: share of samples that are a random blob in a random texture.
         regions: share of samples whose object is a region of similar intensity that no label knows.
+        merged: share of samples of labelled objects whose object is joined with its neighbours, or with all others.
         refinement: share of samples of labelled objects that look at a part of the border at native resolution, with
             a coarse mask of the object as the previous one.
     """
@@ -37,6 +38,7 @@ class Sampling:
     synthetic: float
     random_shapes: float
     regions: float
+    merged: float
     refinement: float
 
 
@@ -89,6 +91,7 @@ PAPER = TrainingConfig(
         synthetic=0.0,
         random_shapes=0.0,
         regions=0.0,
+        merged=0.0,
         refinement=0.0,
     ),
     batch=2,
@@ -121,6 +124,7 @@ DEFAULT = TrainingConfig(
         synthetic=0.1,
         random_shapes=0.05,
         regions=0.15,
+        merged=0.15,
         refinement=0.15,
     ),
     batch=8,

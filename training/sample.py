@@ -16,7 +16,7 @@ from inference.prompts import IMAGE, encode
 from inference.window import Window, window_for
 from training.augment import change_intensities, flip_and_turn
 from training.config import Sampling, TrainingConfig
-from training.dataset import Volume
+from training.dataset import Volume, merged
 from training.synthesis import random_shape, region, smooth_noise, synthesize
 
 REGION_ATTEMPTS = 6
@@ -69,6 +69,9 @@ def file_probabilities(volumes: list[Volume], sampling: Sampling) -> np.ndarray:
 def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.random.Generator) -> Sample:
     """The sample of one object of a volume: box or none, window, crop, augmentation."""
     sampling, model = config.sampling, config.model
+    all_labels = volume.labels
+    if random.random() < sampling.merged:
+        volume = merged(volume, label, random)
     shape, extent = tuple(volume.labels.shape), volume.objects[label]
     prompts = ObjectPrompts(label)
     chance = random.random()
@@ -88,7 +91,7 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
         window = _disturbed(window, extent, random)
     sample = crop(volume, prompts, window, model, first_click, previous)
     if random.random() < sampling.synthetic:
-        sample.channels[IMAGE] = synthesize(sample.channels[IMAGE], window.crop_nearest(volume.labels), random)
+        sample.channels[IMAGE] = synthesize(sample.channels[IMAGE], window.crop_nearest(all_labels), random)
     return _augmented(sample, random) if sampling.augment else sample
 
 

@@ -1,12 +1,14 @@
 """Labelled volumes: what is read, and what is named, skipped and counted."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from inference.case import Box, CaseError
-from training.dataset import load_volume, load_volumes
+from training.dataset import load_volume, load_volumes, merged
 
 
 def test_objects_and_their_extents(folder: Path):
@@ -41,3 +43,32 @@ def test_labels_must_be_integers(tmp_path: Path):
     np.savez(tmp_path / "a.npz", imgs=np.ones((4, 4, 4)), gts=np.ones((4, 4, 4)))
     with pytest.raises(CaseError, match="expected one shape, integer labels"):
         load_volume(tmp_path / "a.npz")
+
+
+@pytest.fixture
+def row(tmp_path: Path):
+    """Five cubes in a row, labelled 1 to 5."""
+    labels = np.zeros((4, 4, 20), np.uint8)
+    for label in range(1, 6):
+        labels[1:3, 1:3, 4 * label - 3 : 4 * label - 1] = label
+    np.savez(tmp_path / "MR_a_b_1.npz", imgs=labels, gts=labels)
+    return load_volume(tmp_path / "MR_a_b_1.npz")
+
+
+def test_merged_objects_are_an_object_and_those_nearest_to_it(row):
+    seen = set()
+    for seed in range(60):
+        volume = merged(row, 2, np.random.default_rng(seed))
+        assert list(volume.objects) == [2]
+        parts = frozenset(row.labels[volume.labels == 2].tolist())
+        assert torch.equal(volume.labels == 2, torch.isin(row.labels, torch.tensor(list(parts))))
+        where = (volume.labels == 2).nonzero()
+        assert volume.objects[2] == Box(tuple(where.amin(dim=0).tolist()), tuple(where.amax(dim=0).tolist()))
+        seen.add(parts)
+    assert seen == {frozenset(s) for s in ({1, 2}, {1, 2, 3}, {1, 2, 3, 4}, {1, 2, 3, 4, 5})}
+    assert row.labels.unique().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_single_object_has_nothing_to_be_merged_with(row):
+    alone = replace(row, objects={3: row.objects[3]})
+    assert merged(alone, 3, np.random.default_rng(0)) is alone

@@ -217,6 +217,7 @@ def test_one_real_volume_is_learnt(real_volume: Path, tmp_path: Path):
         synthetic=0,
         random_shapes=0,
         regions=0,
+        merged=0,
         refinement=0,
     )
     config = replace(DEFAULT, model=model, sampling=sampling, batch=2, learning_rate=2e-3, warmup=30, average=0.0)

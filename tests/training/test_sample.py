@@ -55,13 +55,14 @@ def test_a_perfect_window_is_the_one_of_inference(volumes: list[Volume], config:
         synthetic=0,
         random_shapes=0,
         regions=0,
+        merged=0,
         refinement=0,
     )
     config = replace(config, sampling=sampling)
     volume = volumes[0]
     sample = make_sample(volume, 1, config, np.random.default_rng(5))
     random = np.random.default_rng(5)
-    random.random()  # The draw of the kind of prompt.
+    random.random(), random.random()  # Whether it is merged, and the kind of prompt.
     box = box_from_mask((volume.labels == 1).numpy(), random)
     path_box = sample.channels[BOX]
     shape = tuple(volume.labels.shape)
@@ -109,7 +110,7 @@ def test_a_sample_without_a_box_gets_its_first_click_before_any_prediction(
     volumes: list[Volume], config: TrainingConfig
 ):
     sampling = replace(
-        config.sampling, no_box=1.0, no_prompt=0.0, synthetic=0, random_shapes=0, regions=0, refinement=0
+        config.sampling, no_box=1.0, no_prompt=0.0, synthetic=0, random_shapes=0, regions=0, merged=0, refinement=0
     )
     sample = Steps(volumes, replace(config, sampling=sampling), seed=0).sample(0, 0)
     assert sample.first_click and not sample.channels[BOX].any()
