@@ -16,14 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from evaluation.cases import EvaluationCase, list_cases, read_evaluation_case, with_boxes, without_boxes
 from inference.atomic import replacing
 from inference.case import CaseError
-from inference.network import NetworkConfig, ResidualEncoderUNet
+from inference.cpu_forward import for_cpu
+from inference.network import LogOddsUNet, NetworkConfig, ResidualEncoderUNet
 from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, load_volumes, source_of
 from training.loop import Run, half_precision_pays, train
@@ -52,6 +53,7 @@ class Variant:
         seed: of the run.
         without: source that is left out of training, and is all that is evaluated.
         build: makes the network.
+        arrange: what evaluates it, where that is not :func:`inference.cpu_forward.for_cpu`.
     """
 
     what: str
@@ -60,6 +62,7 @@ class Variant:
     seed: int = 0
     without: str | None = None
     build: Callable[[NetworkConfig], ResidualEncoderUNet] = ResidualEncoderUNet
+    arrange: Callable[[LogOddsUNet], nn.Module] = for_cpu
 
 
 def _sampling(**changes: object) -> Callable[[TrainingConfig], TrainingConfig]:
@@ -82,7 +85,7 @@ def _with(**changes: object) -> Callable[[TrainingConfig], TrainingConfig]:
 def strided_stem(config: NetworkConfig) -> ResidualEncoderUNet:
     """A network that works at half the resolution: its first convolution has stride 2, its output is interpolated."""
 
-    def enlarge(_: torch.nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def enlarge(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return interpolate(output, scale_factor=2, mode="trilinear", align_corners=False)
 
     network = ResidualEncoderUNet(config)
@@ -91,7 +94,12 @@ def strided_stem(config: NetworkConfig) -> ResidualEncoderUNet:
     return network
 
 
-BASE = replace(DEFAULT, batch=4)
+def strided_stem_for_cpu(network: LogOddsUNet) -> nn.Module:
+    """:func:`strided_stem`'s forward: to interpolate the heads' outputs or what the heads are given is the same."""
+    return nn.Sequential(for_cpu(network), nn.Upsample(scale_factor=2, mode="trilinear"))
+
+
+BASE = replace(DEFAULT, batch=4, sampling=replace(DEFAULT.sampling, merged=0))
 """What each variant changes one thing of."""
 
 LEAVE_OUT = ("CT_ibsi_sts", "MR_msd_hippocampus", "US_deepreg_simus", "PET_ibsi_sts")
@@ -107,7 +115,7 @@ VARIANTS = {
     "no-synthesis": Variant(
         "no synthesis (images, blobs, regions)", _sampling(synthetic=0, random_shapes=0, regions=0)
     ),
-    "no-merging": Variant("no merged objects", _sampling(merged=0)),
+    "merging": Variant("objects joined with their neighbours", _sampling(merged=DEFAULT.sampling.merged)),
     "no-augmentation": Variant("no augmentation", _sampling(augment=False)),
     "boxes-always": Variant("no sample without a box", _sampling(no_box=0, no_prompt=0)),
     "boxes-half": Variant("half of the samples without a box", _sampling(no_box=0.5)),
@@ -119,7 +127,11 @@ VARIANTS = {
     "shallow": Variant("a stage less", _model(features=(16, 32, 64, 128), blocks=(1, 2, 2, 3))),
     "patch-64": Variant("patch 64³", _model(64), steps=0.42),
     "strided-stem": Variant(
-        "strided stem, patch 96³", _model(96, features=(32, 64, 128, 192), blocks=(2, 2, 3, 3)), 0.3, build=strided_stem
+        "strided stem, patch 96³",
+        _model(96, features=(32, 64, 128, 192), blocks=(2, 2, 3, 3)),
+        steps=0.3,
+        build=strided_stem,
+        arrange=strided_stem_for_cpu,
     ),
 } | {f"without-{source}": Variant(f"trained without {source}", without=source) for source in LEAVE_OUT}
 
@@ -160,7 +172,7 @@ def run_variant(name: str, volumes: list[Volume], cases: list[EvaluationCase], o
     rows = []
     for case in tqdm(evaluated, desc=name, unit="case", disable=None):
         for boxes, each in ((True, case), (False, without_boxes(case))):
-            score = evaluate_network(network, config.model, each, run.device)
+            score = evaluate_network(network, config.model, each, run.device, variant.arrange)
             rows.append((score.modality, case.name, boxes, score.first, score.dsc, score.nsd))
     with replacing(scores) as unfinished, unfinished.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])

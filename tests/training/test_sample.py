@@ -62,7 +62,7 @@ def test_a_perfect_window_is_the_one_of_inference(volumes: list[Volume], config:
     volume = volumes[0]
     sample = make_sample(volume, 1, config, np.random.default_rng(5))
     random = np.random.default_rng(5)
-    random.random(), random.random()  # Whether it is merged, and the kind of prompt.
+    random.random()  # The draw of the kind of prompt.
     box = box_from_mask((volume.labels == 1).numpy(), random)
     path_box = sample.channels[BOX]
     shape = tuple(volume.labels.shape)
