@@ -25,7 +25,7 @@ from training.dataset import Volume
 from training.interaction import log_odds, simulate
 from training.log import Log, draw_curves
 from training.loss import dice_loss, segmentation_loss
-from training.muon import Muon, inner_kernels
+from training.muon import Muon, freshen, inner_kernels
 from training.stream import Step, Steps, stream
 from training.validation import validate
 
@@ -196,6 +196,8 @@ def begin(
     network = build(config.model.network).to(run.device)
     if initial is not None:
         network.load_state_dict(initial)
+        if config.muon:
+            freshen(network)
     average = copy.deepcopy(network).requires_grad_(False) if config.average else network
     scaler = torch.amp.GradScaler(run.device.type, enabled=run.mixed_precision and run.device.type == "cuda")
     state = State(network, average, optimizers(config, network), scaler)

@@ -9,7 +9,7 @@ from torch import nn
 from inference.network import NetworkConfig, ResidualEncoderUNet
 from training.config import DEFAULT
 from training.loop import optimizers
-from training.muon import Muon, inner_kernels, orthogonalized
+from training.muon import Muon, freshen, inner_kernels, orthogonalized
 
 SMALL = NetworkConfig(features=(4, 6, 8), blocks=(1, 1, 1))
 
@@ -58,3 +58,19 @@ def test_the_first_and_the_last_kernels_are_not_muon_s():
     names = {name for name, parameter in network.named_parameters() if id(parameter) in inner}
     assert "encoder.stages.1.blocks.0.conv1.conv.weight" in names and "decoder.transpconvs.0.weight" in names
     assert not any("stem" in name or "seg_layers" in name or name.endswith("bias") for name in names)
+
+
+def test_a_freshened_network_computes_the_same_with_kernels_of_a_fresh_one_s_scale():
+    torch.manual_seed(0)
+    network = ResidualEncoderUNet(SMALL).eval()
+    fresh = {name: tensor.square().mean().sqrt() for name, tensor in network.state_dict().items() if tensor.ndim == 5}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+        image = torch.randn(1, 8, 16, 16, 16)
+        before = network(image)
+        freshen(network)
+        torch.testing.assert_close(network(image), before, rtol=1e-3, atol=1e-3)
+    for name, tensor in network.state_dict().items():
+        if name.endswith(("conv1.conv.weight", "conv2.conv.weight")):
+            assert tensor.square().mean().sqrt() / fresh[name] == pytest.approx(1, abs=0.15)
