@@ -25,6 +25,8 @@ from inference.deadline import Deadline, Watchdog, process_age
 from inference.proposals import WITHOUT_PROMPTS
 from inference.segmenter import Segmenter, load_segmenter, segment_case
 
+# Nor does any of them become garbage: the next search would go through them all, and find nothing.
+gc.freeze()
 gc.enable()
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "default.pt"

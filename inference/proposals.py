@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import ndimage
 
 from inference.case import Box, Case, ObjectPrompts, Voxel
 from inference.window import central_third
@@ -105,6 +104,8 @@ def _coarse(image: np.ndarray, steps: Voxel) -> np.ndarray:
 
 
 def _regions(volume: np.ndarray) -> Iterator[_Region]:
+    from scipy import ndimage  # A tenth of the start, for objects of which nothing is known only.
+
     support = volume != 0
     smooth = ndimage.gaussian_filter(volume, 1.0)
     values = smooth[support]
@@ -120,6 +121,8 @@ def _regions(volume: np.ndarray) -> Iterator[_Region]:
 
 def _components(mask: np.ndarray, volume: np.ndarray, deviation: float) -> Iterator[_Region]:
     """The largest components of a mask whose voxels are brighter than the others."""
+    from scipy import ndimage
+
     labels, found = ndimage.label(mask)
     voxels = np.bincount(labels.ravel(), minlength=found + 1)[1:]
     places = ndimage.find_objects(labels)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.ndimage import find_objects
 from torch import Tensor, nn
 
 from inference import checkpoint
@@ -398,6 +397,8 @@ def _ellipsoid(box: Box, part: Box) -> Tensor:
 
 def label_extents(labels: np.ndarray) -> dict[int, Box]:
     """Label -> the box around its voxels, for labels of an integer label map (D, H, W) that have any."""
+    from scipy.ndimage import find_objects  # A tenth of the start, and no first run needs it.
+
     return {
         label: Box(tuple(s.start for s in where), tuple(s.stop - 1 for s in where))
         for label, where in enumerate(find_objects(labels), start=1)

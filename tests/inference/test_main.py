@@ -171,6 +171,20 @@ def test_the_truth_has_no_influence(folders: Folders) -> None:
     np.testing.assert_array_equal(folders.output("with.npz", SHAPE, 1), folders.output("without.npz", SHAPE, 1))
 
 
+def test_a_first_run_imports_nothing_that_it_does_not_need(folders: Folders) -> None:
+    """SciPy would be a tenth of the start: for previous masks, contradicted clicks and objects without prompts only."""
+    write_case(folders.inputs / "case.npz", volume(SHAPE), [INNER])
+    unneeded = ["scipy", "SimpleITK", "cc3d", "matplotlib"]
+    lines = [
+        "import sys",
+        "from inference.__main__ import main",
+        f"code = main({folders.arguments()})",
+        f"print(code, [name for name in {unneeded} if name in sys.modules])",
+    ]
+    finished = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=ROOT)
+    assert finished.stdout.splitlines()[-1:] == ["0 []"], finished.stderr
+
+
 def test_other_files_in_the_folder_are_left_alone(folders: Folders) -> None:
     write_case(folders.inputs / "case.npz", volume(SHAPE), [INNER])
     (folders.inputs / "README.txt").write_text("not a case")
