@@ -142,7 +142,7 @@ def held_out(name: str) -> bool:
     return number is not None and int(number[0]) % HELD_OUT == 0
 
 
-def held_out_cases(folder: Path) -> list[EvaluationCase]:
+def held_out_cases(folder: Path, of_a_source: int = CASES_A_SOURCE) -> list[EvaluationCase]:
     """The first cases of each source whose patients are held out, with boxes made as the challenge's are.
 
     Raises:
@@ -152,7 +152,7 @@ def held_out_cases(folder: Path) -> list[EvaluationCase]:
     for path in list_cases(folder):
         if held_out(path.stem):
             by_source.setdefault(source_of(path), []).append(path)
-    chosen = [path for paths in by_source.values() for path in paths[:CASES_A_SOURCE]]
+    chosen = [path for paths in by_source.values() for path in paths[:of_a_source]]
     cases = [with_boxes(read_evaluation_case(path), np.random.default_rng(0)) for path in chosen]
     return [case for case in cases if case.classes <= OBJECTS]
 
@@ -179,27 +179,37 @@ def run_variant(name: str, volumes: list[Volume], cases: list[EvaluationCase], o
 
 
 def table(out: Path) -> str:
-    """All variants that are done, as Markdown: means of modalities; a source that is left out beside the baseline."""
+    """All variants that are done, as Markdown: means of modalities; a source that is left out beside the baseline.
+
+    Only cases that all of them (but those without a source) were evaluated on count.
+    """
+    scores = {name: out / name / "scores.csv" for name in VARIANTS if (out / name / "scores.csv").exists()}
+    whole = [_cases(path) for name, path in scores.items() if VARIANTS[name].without is None]
+    common = set.intersection(*whole) if whole else set()
     lines = [
         "| changed | steps | minutes | DSC box | DSC Final | NSD Final | no box: DSC Final | NSD Final |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, variant in VARIANTS.items():
-        if not (out / name / "scores.csv").exists():
-            continue
-        lines.append(_row(variant.what, out / name, None))
-        if variant.without and (out / "baseline" / "scores.csv").exists():
-            lines.append(_row(f"{variant.without}, trained with it", out / "baseline", variant.without))
+    for name, path in scores.items():
+        variant = VARIANTS[name]
+        lines.append(_row(variant.what, path.parent, common if variant.without is None else _cases(path)))
+        if variant.without and "baseline" in scores:
+            lines.append(_row(f"{variant.without}, trained with it", out / "baseline", _cases(path)))
     return "\n".join(lines) + "\n"
 
 
-def _row(what: str, folder: Path, source: str | None) -> str:
+def _cases(scores: Path) -> set[str]:
+    with scores.open(newline="") as file:
+        return {row["case"] for row in csv.DictReader(file)}
+
+
+def _row(what: str, folder: Path, cases: set[str]) -> str:
     with (folder / "log.csv").open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
     by_group: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     with (folder / "scores.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            if source in (None, source_of(Path(row["case"]))):
+            if row["case"] in cases:
                 scores = tuple(float(row[key]) for key in COLUMNS[3:])
                 by_group.setdefault((row["boxes"], row["modality"]), []).append(scores)
     means = {
@@ -220,10 +230,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of *.npz with imgs and gts")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs, scores and TABLE.md")
     parser.add_argument("--steps", type=int, default=350, help="of 4 samples each")
+    parser.add_argument("--cases", type=int, default=CASES_A_SOURCE, help="of each source to evaluate on, at most")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
     options = parser.parse_args(arguments)
     try:
-        cases = held_out_cases(options.data)
+        cases = held_out_cases(options.data, options.cases)
         volumes = [volume for volume in load_volumes(options.data) if not held_out(volume.name)]
     except (OSError, CaseError) as error:
         print(f"error: {error}", file=sys.stderr)
