@@ -102,7 +102,7 @@ def strided_stem_for_cpu(network: LogOddsUNet) -> nn.Module:
 BASE = replace(DEFAULT, batch=4, sampling=replace(DEFAULT.sampling, merged=0))
 """What each variant changes one thing of."""
 
-LEAVE_OUT = ("CT_ibsi_sts", "MR_msd_hippocampus", "US_deepreg_simus", "PET_ibsi_sts")
+LEAVE_OUT = ("CT_ibsi", "MR_msd", "US_deepreg", "PET_ibsi")
 
 VARIANTS = {
     "baseline": Variant("nothing"),

@@ -26,7 +26,7 @@ class Volume:
 
     Args:
         name: the file's name without suffix.
-        modality, source: the name's first word, and its first three, which tell what data set it is from.
+        modality, source: the name's first word, and its first two, which tell what data set it is from.
         image: normalized where it is cropped.
         labels: (D, H, W) integer labels.
         objects: label -> extent.
@@ -89,8 +89,8 @@ def merged(volume: Volume, label: int, random: np.random.Generator) -> Volume:
 
 
 def source_of(path: Path) -> str:
-    """The data set that a file is from: the first three words of its name."""
-    return "_".join(path.stem.split("_")[:3])
+    """The data set that a file is from: the first two words of its name."""
+    return "_".join(path.stem.split("_")[:2])
 
 
 def load_volumes(folder: Path, at_most: int | None = None) -> list[Volume]:

@@ -57,8 +57,8 @@ def file_probabilities(volumes: list[Volume], sampling: Sampling) -> np.ndarray:
         groups.setdefault(volume.modality, {}).setdefault(volume.source, []).append(index)
     probabilities = np.zeros(len(volumes))
     for modality, sources in groups.items():
-        # A source of a hundred files weighs as ten of one file: more, but not a hundred times more.
-        shares = {source: math.sqrt(len(files)) for source, files in sources.items()}
+        # A source of a thousand files weighs as ten of one file: more, but not a thousand times more.
+        shares = {source: math.cbrt(len(files)) for source, files in sources.items()}
         for source, files in sources.items():
             probabilities[files] = weights.get(modality, 0.0) * shares[source] / sum(shares.values()) / len(files)
     if not probabilities.any():

@@ -43,9 +43,9 @@ def test_rows_are_means_of_modalities_over_the_cases_that_all_runs_have(tmp_path
 
 
 def test_a_source_that_is_left_out_stands_beside_the_run_that_has_seen_it(tmp_path: Path):
-    source = "US_deepreg_simus"
-    write_run(tmp_path / "baseline", both(f"{source}_case08.npz", 0.8) + both("MR_a_b_08.npz", 0.2))
-    write_run(tmp_path / f"without-{source}", both(f"{source}_case08.npz", 0.6))
+    source = "US_deepreg"
+    write_run(tmp_path / "baseline", both(f"{source}_simus_case08.npz", 0.8) + both("MR_a_b_08.npz", 0.2))
+    write_run(tmp_path / f"without-{source}", both(f"{source}_simus_case08.npz", 0.6))
     figures = [row.split("|")[4].strip() for row in table(tmp_path).splitlines()[2:]]
     assert figures == ["0.500", "0.600", "0.800"]
 

@@ -16,7 +16,7 @@ def test_objects_and_their_extents(folder: Path):
     with np.load(folder / "MR_c_d_2.npz") as arrays:
         where = np.argwhere(arrays["gts"] == 2)
     assert volume.objects[2] == Box(tuple(where.min(axis=0)), tuple(where.max(axis=0)))
-    assert (volume.modality, volume.source) == ("MR", "MR_c_d")
+    assert (volume.modality, volume.source) == ("MR", "MR_c")
 
 
 def test_a_broken_file_is_named_skipped_and_counted(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

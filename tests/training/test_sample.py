@@ -14,7 +14,7 @@ from inference.prompts import BOX, CLICK, CLICK_NEGATIVE, IMAGE, PREVIOUS, encod
 from inference.window import Window, window_for
 from training.augment import change_intensities, flip_and_turn
 from training.config import PAPER, TrainingConfig
-from training.dataset import Volume, load_volume
+from training.dataset import Volume, load_volume, source_of
 from training.interaction import simulate
 from training.sample import crop, file_probabilities, make_region_sample, make_sample, make_synthetic_sample
 from training.stream import Steps, collate
@@ -182,3 +182,14 @@ def test_a_region_sample_has_the_region_in_its_box(real_volume: Path, config: Tr
         middle = sample.truth.flatten(1).any(dim=1).nonzero().ravel()
         middle = middle[len(middle) // 2]
         assert not (sample.truth[middle] & (sample.channels[BOX, middle] == 0)).any()
+
+
+def test_a_source_of_eight_files_weighs_as_two_files_though_each_is_of_another_patient(
+    volumes: list[Volume], config: TrainingConfig
+):
+    volume = next(volume for volume in volumes if volume.modality == "MR")
+    names = [f"MR_heart_patient{n}_frame1" for n in range(8)] + ["MR_brain_1"]
+    many = [replace(volume, name=name, source=source_of(Path(f"{name}.npz"))) for name in names]
+    probabilities = file_probabilities(many, config.sampling)
+    assert probabilities[:8] == pytest.approx(2 / 3 / 8)
+    assert probabilities[8] == pytest.approx(1 / 3)
