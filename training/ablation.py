@@ -163,6 +163,8 @@ def run_variant(name: str, volumes: list[Volume], cases: list[EvaluationCase], o
     if scores.exists():
         return
     config = variant.config(BASE)
+    # A run of fewer steps must not spend them all on its way to the peak learning rate.
+    config = replace(config, warmup=round(config.warmup * variant.steps))
     steps = round(steps * variant.steps)
     device = torch.device("cpu")
     run = Run(out / name, steps, device, variant.seed, half_precision_pays(device), workers=0)
