@@ -26,11 +26,11 @@ from inference.nninteractive_export import export
 CONTEXT = Path("docker/contexts/30_05_final")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """``--authors`` and ``--authors-python``."""
-    parser.add_argument("--authors", type=Path, required=True, help="a checkout of their repository")
+    parser.add_argument("--authors", type=Path, required=required, help="a checkout of their repository")
     parser.add_argument(
-        "--authors-python", type=Path, required=True, help="the `python` of a venv with torch, monai and nnunetv2"
+        "--authors-python", type=Path, required=required, help="the `python` of a venv with torch, monai and nnunetv2"
     )
 
 

@@ -3,7 +3,8 @@
 The peak of a whole run over a case of 512×512×200 voxels with box and previous mask, less that of a run over the same
 objects in a volume of 32³: what a volume takes above the idle process. Ours runs the embedded default; the authors'
 network answers with its box channel (`benchmarks/without_forward`), so that what is left is their arithmetic on whole
-volumes. Numbers of objects for which a run does not fit into `--gib` are said not to fit.
+volumes. Numbers of objects for which a run does not fit into `--gib` are said not to fit. Without `--authors` ours are
+measured alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SMALL = (32, 32, 32)
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peak_memory", description=__doc__.split("\n")[0])
-    authors.add_options(parser)
+    authors.add_options(parser, required=False)
     parser.add_argument("--shape", type=int, nargs=3, default=(200, 512, 512), metavar=("D", "H", "W"))
     parser.add_argument("--objects", type=int, nargs="+", default=[2, 20, 60])
     parser.add_argument("--runs", type=int, default=5)
@@ -44,8 +45,11 @@ def main() -> None:
     voxels = int(np.prod(shape))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = ModelConfig(FULL, (192, 192, 192), NNINTERACTIVE_STYLE)
-        container = authors.Authors.prepare(options, folder / "theirs", config, ResidualEncoderUNet(FULL).state_dict())
+        container = None
+        if options.authors:
+            config = ModelConfig(FULL, (192, 192, 192), NNINTERACTIVE_STYLE)
+            state = ResidualEncoderUNet(FULL).state_dict()
+            container = authors.Authors.prepare(options, folder / "theirs", config, state)
         outputs = folder / "outputs"
         outputs.mkdir()
         memory = int(options.gib * 2**30)
@@ -68,7 +72,7 @@ def main() -> None:
             def theirs(inputs: Path) -> Cost:
                 return container.predict(inputs, outputs, WITHOUT_FORWARD, memory)
 
-            for who, command in (("ours", ours), ("authors", theirs)):
+            for who, command in (("ours", ours), ("authors", theirs)) if container else (("ours", ours),):
                 try:
                     taken = _above_idle(options.runs, command, small, large)
                 except ProcessError as error:
