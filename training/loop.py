@@ -181,6 +181,8 @@ def train(
                 checkpoint.save(run.out / "weights.pt", config.model, state.average.state_dict(), torch.float16)
                 draw_curves(run.out / "log.csv", run.out / "curves.png")
     if distributed.is_initialized():
+        # The first process writes for a while after the last step; one that left before it could keep it from ending.
+        distributed.barrier()
         distributed.destroy_process_group()
     return state.average
 
