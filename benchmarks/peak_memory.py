@@ -72,7 +72,8 @@ def main() -> None:
             def theirs(inputs: Path) -> Cost:
                 return container.predict(inputs, outputs, WITHOUT_FORWARD, memory)
 
-            for who, command in (("ours", ours), ("authors", theirs)) if container else (("ours", ours),):
+            commands = {"ours": ours, "authors": theirs} if container else {"ours": ours}
+            for who, command in commands.items():
                 try:
                     taken = _above_idle(options.runs, command, small, large)
                 except ProcessError as error:
