@@ -43,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
     parser.add_argument("--workers", type=int, default=min(max(cores - 1, 1), 12), help="processes that draw samples")
     parser.add_argument("--no-mixed-precision", action="store_true", help="compute in float32 throughout")
+    parser.add_argument(
+        "--compile", action="store_true", help="faster steps after a minute or two; on a CPU it wants a C++ compiler"
+    )
     parser.add_argument("--checkpoint-every", type=float, default=120, metavar="SECONDS")
     parser.add_argument(
         "--pieces", type=float, metavar="MB", help="also write the weights in pieces of at most so many MB"
@@ -72,6 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
         device=device,
         seed=options.seed,
         mixed_precision=not options.no_mixed_precision and half_precision_pays(device),
+        compile=options.compile,
         workers=options.workers,
         checkpoint_every=options.checkpoint_every,
         validation=validation[:2] if options.dry_run else validation,

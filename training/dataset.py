@@ -76,8 +76,8 @@ def merged(volume: Volume, label: int, random: np.random.Generator) -> Volume:
         return volume
     middle = {each: np.add(box.lower, box.upper) / 2 for each, box in volume.objects.items()}
     nearest = sorted(volume.objects, key=lambda each: float(np.linalg.norm(middle[each] - middle[label])))
-    # As often 1 to 2 others as 10 to 20; all of them a third of the time.
-    count = others if random.random() < 1 / 3 else int(np.exp(random.uniform(0, np.log(others + 1))))
+    # As often 1 to 2 others as 10 to 20; all of them half of the time.
+    count = others if random.random() < 1 / 2 else int(np.exp(random.uniform(0, np.log(others + 1))))
     chosen = nearest[: count + 1]
     extent = volume.objects[label]
     for each in chosen:

@@ -40,6 +40,7 @@ class Run:
         steps: of the optimizer, in all.
         device: where the network is.
         mixed_precision: float16 on a GPU, bfloat16 on a CPU; see :func:`half_precision_pays`.
+        compile: whether the forward is compiled; a minute or two at the start, then a sixth less time a step.
         workers: processes that draw samples ahead; 0 for none.
         checkpoint_every: seconds.
         validation: cases to validate on; none for no validation.
@@ -51,6 +52,7 @@ class Run:
     device: torch.device
     seed: int = 0
     mixed_precision: bool = True
+    compile: bool = False
     workers: int = 1
     checkpoint_every: float = 120.0
     validation: tuple[EvaluationCase, ...] = ()
@@ -149,6 +151,8 @@ def train(
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.manual_seed(run.seed)
     state = begin(config, run, initial, build)
+    if run.compile:
+        state.network.to(memory_format=torch.channels_last_3d).compile()
     forward = _parallel(state.network, run.device) if processes > 1 else state.network
     samples = config.batch * config.accumulate * processes
     source = stream(Steps(volumes, config, run.seed, rank, processes), state.step, run.steps, run.workers, run.device)

@@ -27,6 +27,12 @@ TILE_ZOOM = (0.6, 1.3)
 COARSENESS = (1.5, 5.0)
 """Voxels of the patch a voxel of the coarse pass before it."""
 
+MOST_MERGED = 0.8
+"""Share of samples with merged objects, in an image of many."""
+
+REGION_ZOOM = (0.6, 4.0)
+"""Voxels of the image a voxel of the patch, in samples of regions: from a detail to a whole head."""
+
 LARGEST_FILL = 0.7
 SMALLEST_ZOOM = 0.35
 """A small object's window may shrink until the object fills that share of it, and by so much at most."""
@@ -70,7 +76,7 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
     """The sample of one object of a volume: box or none, window, crop, augmentation."""
     sampling, model = config.sampling, config.model
     all_labels = volume.labels
-    if sampling.merged and random.random() < sampling.merged:
+    if random.random() < min(sampling.merged * math.log2(len(volume.objects)), MOST_MERGED):
         volume = merged(volume, label, random)
     shape, extent = tuple(volume.labels.shape), volume.objects[label]
     prompts = ObjectPrompts(label)
@@ -107,8 +113,9 @@ def make_region_sample(volume: Volume, config: TrainingConfig, random: np.random
 def _try_region(volume: Volume, config: TrainingConfig, random: np.random.Generator) -> Sample | None:
     sampling, model = config.sampling, config.model
     shape = volume.labels.shape
-    zoom = float(np.exp(random.uniform(math.log(0.6), math.log(2.0))))
-    size = tuple(max(round(zoom * n), 8) for n in model.patch)
+    zoom = float(np.exp(random.uniform(*map(math.log, REGION_ZOOM))))
+    # Along a short axis no more than the image, so that the window is not mostly padding.
+    size = tuple(max(min(round(zoom * n), max(n, extent)), 8) for n, extent in zip(model.patch, shape))
     # The middle of the window lies anywhere in the image.
     start = tuple(int(random.integers(-(n // 2), extent - n // 2 + 1)) for n, extent in zip(size, shape))
     image = volume.image.crop(Window(start, size, model.patch))

@@ -11,9 +11,14 @@ from __future__ import annotations
 import cc3d
 import numpy as np
 import torch
+from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import avg_pool3d, interpolate, max_pool3d
+
+
+LARGEST_REGION = 0.5
+"""Share of a window."""
 
 
 def smooth_noise(shape: tuple[int, int, int], cells: int, random: np.random.Generator) -> Tensor:
@@ -85,7 +90,7 @@ def region(image: Tensor, random: np.random.Generator) -> Tensor | None:
     at_rim = np.bincount(labels[(max_pool3d(rim, 3, stride=1)[0, 0] > 0).numpy()], minlength=len(sizes))
     candidates = [
         label
-        for label in np.flatnonzero((sizes > 1e-3 * image.numel()) & (sizes < 0.35 * image.numel()))
+        for label in np.flatnonzero((sizes > 1e-3 * image.numel()) & (sizes < LARGEST_REGION * image.numel()))
         if label > 0
         and at_rim[label] <= 0.02 * sizes[label]
         and sizes[label] > 0.15 * np.prod([s.stop - s.start for s in boxes[label]])
@@ -104,6 +109,8 @@ def region(image: Tensor, random: np.random.Generator) -> Tensor | None:
     found = near & content & ((smooth - (within + without) / 2) * (within - without) > 0)
     # Opened and closed a little, as a person would draw it: majority of the neighbourhood.
     found = avg_pool3d(found[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0.45
+    if random.random() < 0.5:  # A whole with what it encloses, as a head or a kidney is.
+        found = torch.from_numpy(binary_fill_holes(found.numpy()))
     return found if found.any() else None
 
 
