@@ -4,6 +4,7 @@ What is done otherwise, and why it is faster:
 
 - Channels lie last in memory, as oneDNN's convolutions take them and give them: nothing is reordered in between. oneDNN
   is called by name, since ``conv3d`` gives small volumes to a slower implementation.
+- Large convolutions are made with half of the multiplications (:mod:`inference.winograd`).
 - A convolution's bias is left out: the normalization behind it subtracts it again.
 - Normalization, residual and LeakyReLU are done in place, piece by piece while the piece is in the cache. Each fresh
   tensor of full resolution costs as much for its page faults as for the arithmetic on it.
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu_
 
+from inference import winograd
 from inference.network import Blocks, ConvNorm, LogOddsUNet, ResidualBlock
 
 PIECE = 2**17
@@ -102,6 +104,8 @@ class _Convolution(nn.Module):
         return x
 
     def _convolve(self, x: Tensor) -> Tensor:
+        if self.stride == (1, 1, 1) and self.padding == (1, 1, 1) and winograd.pays(x, self.weight):
+            return winograd.convolve(x, self.weight)
         return torch.mkldnn_convolution(x, self.weight, None, self.padding, self.stride, (1, 1, 1), 1)
 
     def _normalize(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
