@@ -1,9 +1,9 @@
 """3×3×3 convolutions with half of the multiplications, for large tensors on a CPU.
 
 Winograd's minimal filtering F(4, 3) (Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016) along
-the first axis: four slices of the result take six two-dimensional convolutions instead of twelve. Along that axis alone,
-since its slices are whole pieces of memory: the transforms are matrix products with a few rows, made slice by slice while
-these are in the cache.
+the first axis: four slices of the result take six two-dimensional convolutions instead of twelve. No other axis, since
+slices are whole pieces of memory: the transforms are matrix products of a few rows, made on a few slices while these
+are in the cache.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
     """The sample of one object of a volume: box or none, window, crop, augmentation."""
     sampling, model = config.sampling, config.model
     all_labels = volume.labels
-    if random.random() < min(sampling.merged * math.log2(len(volume.objects)), MOST_MERGED):
+    if sampling.merged and random.random() < min(sampling.merged * math.log2(len(volume.objects)), MOST_MERGED):
         volume = merged(volume, label, random)
     shape, extent = tuple(volume.labels.shape), volume.objects[label]
     prompts = ObjectPrompts(label)

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import avg_pool3d, interpolate, max_pool3d
 
-
 LARGEST_REGION = 0.5
 """Share of a window."""
 

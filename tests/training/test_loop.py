@@ -1,6 +1,7 @@
 """The loop: resumed runs, skipped gradients, several processes, what it leaves on disk."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -200,6 +201,21 @@ def test_two_processes_have_the_loss_of_one_with_the_doubled_batch(folder: Path,
         subprocess.run([*launcher, str(script)], check=True, env=environment, capture_output=True, timeout=300)
         logs.append([row["loss"] for row in read_log(out / "log.csv")])
     assert logs[0] == pytest.approx(logs[1], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU wants a C++ compiler")
+def test_a_compiled_run_has_the_losses_of_a_plain_one(
+    volumes: list[Volume], config: TrainingConfig, run: Run, tmp_path: Path
+):
+    plain = replace(run, mixed_precision=False)
+    train(config, volumes, plain)
+    compiled = replace(plain, out=tmp_path / "compiled", compile=True)
+    train(config, volumes, replace(compiled, steps=2))
+    train(config, volumes, compiled)  # Goes on from its checkpoint.
+    assert losses(compiled)[0] == pytest.approx(losses(plain)[0], rel=1e-4)
+    assert len(losses(compiled)) == run.steps
+    checkpoint.load(compiled.out / "weights.pt")
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import training.sample
 from evaluation.simulated_user import box_from_mask, click_from_error
 from inference.case import Box, Click, ObjectPrompts, read_case
 from inference.intensities import NormalizedImage
@@ -169,6 +170,31 @@ def test_a_region_is_what_the_image_shows():
     for mask in balls:
         assert (mask & ball).sum() > 0.7 * mask.sum()
     assert len(balls) < 40, "the dark room, at the window's rim, is no object"
+
+
+def test_half_of_the_regions_hold_what_they_enclose():
+    grid = torch.stack(torch.meshgrid(*[torch.arange(40.0)] * 3, indexing="ij"))
+    distance = (grid - 20).square().sum(dim=0).sqrt()
+    shell, hollow = (distance <= 12) & (distance > 6), distance <= 4
+    image = torch.randn(40, 40, 40, generator=torch.Generator().manual_seed(0)) * 0.05 - 1 + 4 * shell
+    found = [region(image, np.random.default_rng(seed)) for seed in range(100)]
+    shells = [mask for mask in found if mask is not None and (mask & shell).sum() > 0.7 * shell.sum()]
+    filled = [bool(mask[hollow].all()) for mask in shells]
+    assert 0.2 < np.mean(filled) < 0.8
+    assert all(full or not mask[hollow].any() for full, mask in zip(filled, shells))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 0.0), (2, 0.15), (4, 0.3), (60, 0.8)])
+def test_the_more_objects_an_image_has_the_more_often_they_are_merged(
+    volumes: list[Volume], config: TrainingConfig, monkeypatch: pytest.MonkeyPatch, count: int, expected: float
+):
+    config = replace(config, sampling=replace(config.sampling, merged=0.15))
+    volume = replace(volumes[0], objects=dict.fromkeys(range(1, count + 1), volumes[0].objects[1]))
+    calls = []
+    monkeypatch.setattr(training.sample, "merged", lambda volume, label, random: calls.append(label) or volume)
+    for seed in range(200):
+        make_sample(volume, 1, config, np.random.default_rng(seed))
+    assert len(calls) / 200 == pytest.approx(expected, abs=0.1)
 
 
 def test_a_region_sample_has_the_region_in_its_box(real_volume: Path, config: TrainingConfig):
