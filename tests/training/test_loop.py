@@ -17,6 +17,7 @@ from inference.segmenter import load_segmenter
 from training.__main__ import main
 from training.config import DEFAULT, PAPER, TrainingConfig
 from training.dataset import Volume, load_volume
+from training.lock import held
 from training.log import read_log
 from training.loop import ResumeError, Run, accumulate, begin, learning_rate, train, update
 from training.pieces import split
@@ -44,6 +45,21 @@ def test_a_resumed_run_has_the_same_losses_and_weights(
     for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     assert any(not torch.equal(a, b) for a, b in zip(whole.parameters(), straight.parameters(), strict=True))
+
+
+def test_a_folder_that_another_run_writes_into_is_left_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = ["--dry-run", "--data", str(folder), "--out", str(out), "--device", "cpu", "--workers", "0"]
+    with held(out):
+        assert main(arguments) == 1
+    assert capsys.readouterr().err == (
+        f"error: {out}: another run writes into it; wait for it, end it, or give another folder with --out\n"
+    )
+    assert not list(out.iterdir())
+    assert main(arguments) == 0
 
 
 @pytest.mark.parametrize("kind", ["another optimizer", "another network", "an older layout", "no checkpoint"])

@@ -1,0 +1,36 @@
+"""One run a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class FolderInUseError(Exception):
+    """Another run writes into the folder. Its text is one line that says what to do."""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Makes a folder if it is missing and keeps other runs out of it.
+
+    A process that ends, however it does, gives it back, and no file stays behind.
+
+    Raises:
+        FolderInUseError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderInUseError(
+                f"{folder}: another run writes into it; wait for it, end it, or give another folder with --out"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
