@@ -93,7 +93,7 @@ def _begin(name: str, implementation: str, patch: int, threads: int) -> None:
     network = ResidualEncoderUNet(FULL).eval() if name == "full" else checkpoint.load(DEFAULT_WEIGHTS)[0]
     _input = torch.randn(1, 8, patch, patch, patch)
     if implementation == "plain":
-        _network = LogOddsUNet(network).eval()
+        _network = LogOddsUNet(network).eval().to(memory_format=torch.contiguous_format)
     elif implementation == "ours":
         _network = for_cpu(LogOddsUNet(network).eval())
     else:

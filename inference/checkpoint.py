@@ -2,7 +2,8 @@
 
 Our file is a dictionary saved by torch: ``format``, ``config`` (features, blocks, patch, prompt style) and ``state``.
 It is read with ``weights_only=True`` and memory-mapped, and the tensors are assigned into a network without memory of
-its own, so nothing is initialized only to be overwritten.
+its own, so nothing is initialized only to be overwritten. Kernels lie in the file as the forward on a CPU takes them,
+their channels last, so that float32 weights are used where they are.
 
 An nnInteractive folder holds ``plans.json``, ``dataset.json`` and ``fold_0`` or ``fold_all``/``checkpoint_final.pth``.
 Its state has an entry for every name under which a tensor can be reached; these aliases are checked to agree and
@@ -77,9 +78,14 @@ class ModelConfig:
 
 def save(path: Path, config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
     """Writes weights in our format, whole or not at all, floating point tensors as ``dtype``."""
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+    tensors = {name: _as_stored(tensor.detach().to("cpu", dtype)) for name, tensor in state.items()}
     with replacing(path) as unfinished:
         torch.save({"format": FORMAT, "config": asdict(config), "state": tensors}, unfinished)
+
+
+def _as_stored(tensor: Tensor) -> Tensor:
+    order = torch.channels_last_3d if tensor.ndim == 5 else torch.contiguous_format
+    return tensor.contiguous(memory_format=order)
 
 
 def load(path: Path) -> tuple[ResidualEncoderUNet, ModelConfig]:

@@ -47,7 +47,7 @@ def export(folder: Path, config: ModelConfig, state: dict[str, Tensor], licence:
     fold.mkdir(parents=True, exist_ok=True)
     checkpoint = {
         "network_weights": with_aliases(
-            {name: tensor.detach().to("cpu", torch.float32) for name, tensor in state.items()}
+            {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in state.items()}
         ),
         "trainer_name": "nnInteractiveTrainer_stub",
         "init_args": {"configuration": CONFIGURATION, "fold": 0},

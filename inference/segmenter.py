@@ -143,8 +143,10 @@ def load_segmenter(weights: Path, device: str = "auto") -> Segmenter:
     """
     network, config = checkpoint.load(weights)
     chosen = _usable_device() if device == "auto" else torch.device(device)
-    log_odds = LogOddsUNet(network).eval().to(chosen)
-    return Segmenter(for_cpu(log_odds) if chosen.type == "cpu" else log_odds, config, chosen)
+    log_odds = LogOddsUNet(network).eval()
+    if chosen.type == "cpu":
+        return Segmenter(for_cpu(log_odds), config, chosen)
+    return Segmenter(log_odds.to(chosen, memory_format=torch.contiguous_format), config, chosen)
 
 
 def segment_case(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from inference import checkpoint
 from inference.cpu_forward import PIECE, CpuUNet, for_cpu
 from inference.network import FULL, LogOddsUNet, NetworkConfig, ResidualEncoderUNet
 from inference.segmenter import load_segmenter
@@ -71,6 +72,14 @@ def test_no_digits_are_lost_in_many_voxels_far_from_zero() -> None:
     """As in an image without a background: means and variances are sums of a quarter of a million numbers."""
     x = volume(1, 8, 64, 64, 64).abs() + 10
     assert relative_error(plain(SMALL), x) < 1e-4
+
+
+def test_kernels_from_a_file_are_used_where_they_are(tmp_path: Path) -> None:
+    network = checkpoint.load(write_weights(tmp_path / "weights.pt"))[0]
+    fast = for_cpu(LogOddsUNet(network))
+    stored = {parameter.data_ptr() for parameter in network.parameters()}
+    threes = [parameter for parameter in fast.parameters() if parameter.shape[2:] == (3, 3, 3)]
+    assert threes and all(kernel.data_ptr() in stored for kernel in threes)
 
 
 def test_without_onednn_the_plain_network_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
