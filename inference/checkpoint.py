@@ -92,7 +92,9 @@ def load(path: Path) -> tuple[ResidualEncoderUNet, ModelConfig]:
     """Reads weights: our file, or an nnInteractive folder.
 
     Returns:
-        the network on the CPU, in evaluation mode, float32, and its configuration.
+        the network on the CPU, in evaluation mode, float32, and its configuration. Its kernels may have their channels
+        last in memory, with which PyTorch's own normalization is less exact: what runs it as it is, and not by way of
+        :func:`inference.cpu_forward.for_cpu`, brings it to ``torch.contiguous_format`` first.
 
     Raises:
         CheckpointError: missing, unreadable, unsafe or of another configuration.

@@ -36,9 +36,12 @@ def for_cpu(network: LogOddsUNet) -> nn.Module:
             memory is another one here, and shared where not.
 
     Returns:
-        (N, 8, D, H, W) float32 -> log-odds (N, 1, D, H, W). The network itself where PyTorch was built without oneDNN.
+        (N, 8, D, H, W) float32 -> log-odds (N, 1, D, H, W). The network itself, its kernels in the plain order, where
+        PyTorch was built without oneDNN.
     """
-    return CpuUNet(network).eval() if torch.backends.mkldnn.is_available() else network
+    if torch.backends.mkldnn.is_available():
+        return CpuUNet(network).eval()
+    return network.to(memory_format=torch.contiguous_format)
 
 
 class CpuUNet(nn.Module):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from inference.network import NetworkConfig
 from inference.nninteractive_export import export
 from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, load_volumes
-from training.lock import FolderInUseError, held
+from training.lock import FolderInUseError
 from training.loop import ResumeError, Run, half_precision_pays, train
 from training.pieces import split
 from training.validation import load_cases
@@ -83,14 +82,12 @@ def main(arguments: list[str] | None = None) -> int:
         validation=validation[:2] if options.dry_run else validation,
         validate_every=options.validate_every,
     )
-    first = int(os.environ.get("RANK", 0)) == 0
     try:
-        with held(options.out) if first else nullcontext():
-            weights = train(config, volumes, run, initial)
+        weights = train(config, volumes, run, initial)
     except (ResumeError, FolderInUseError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if first:
+    if int(os.environ.get("RANK", 0)) == 0:
         print(f"{options.out / 'weights.pt'}: {run.steps} steps; curves in {options.out / 'curves.png'}")
         if options.nninteractive:
             export(options.out / "nninteractive", config.model, weights.state_dict())

@@ -15,14 +15,11 @@ class FolderInUseError(Exception):
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Makes a folder if it is missing and keeps other runs out of it.
-
-    A process that ends, however it does, gives it back, and no file stays behind.
+    """Keeps other runs out of a folder; a process that ends, however it does, gives it back, and no file stays behind.
 
     Raises:
         FolderInUseError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -23,6 +23,7 @@ from inference.network import NetworkConfig, ResidualEncoderUNet
 from training.config import TrainingConfig
 from training.dataset import Volume
 from training.interaction import log_odds, simulate
+from training.lock import held
 from training.log import Log, draw_curves
 from training.loss import dice_loss, segmentation_loss
 from training.muon import Muon, freshen, inner_kernels
@@ -147,6 +148,7 @@ def train(
 
     Raises:
         ResumeError: ``out/last.pt`` is of another run.
+        FolderInUseError: another run writes into ``out``.
     """
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.manual_seed(run.seed)
@@ -161,7 +163,10 @@ def train(
         source, desc="training", unit="step", initial=state.step, total=run.steps, disable=None if rank == 0 else True
     )
     moving = None
-    with Log(run.out / "log.csv", state.step) if rank == 0 else nullcontext() as log:
+    with (
+        held(run.out) if rank == 0 else nullcontext(),
+        Log(run.out / "log.csv", state.step) if rank == 0 else nullcontext() as log,
+    ):
         for drawn in bar:
             rate = learning_rate(config, state.step, run.steps)
             for optimizer in state.optimizers:
