@@ -40,6 +40,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="steps of the optimizer (default: from the configuration's epochs)")
     parser.add_argument("--patch", type=int, help="edge of the patch in voxels (default: the configuration's)")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: the configuration's)")
+    parser.add_argument(
+        "--final-learning-rate",
+        type=float,
+        metavar="RATE",
+        help="reached on a cosine at the last step; equal to the peak for a constant one, which --steps can lengthen",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
     parser.add_argument("--workers", type=int, default=min(max(cores - 1, 1), 12), help="processes that draw samples")
@@ -112,6 +118,8 @@ def _config(options: argparse.Namespace, network: NetworkConfig | None) -> Train
         if config.final_learning_rate == config.learning_rate:  # A constant one stays constant.
             rates["final_learning_rate"] = options.learning_rate
         config = replace(config, **rates)
+    if options.final_learning_rate:
+        config = replace(config, final_learning_rate=options.final_learning_rate)
     network = network or config.model.network
     # Three voxels in the lowest stage: with two, oneDNN's bfloat16 gradients are not always finite.
     edge = options.patch or (3 * network.stride if options.dry_run else None)

@@ -117,7 +117,7 @@ DEFAULT = TrainingConfig(
     ),
     sampling=Sampling(
         clicks=(0.3, 0.25, 0.15, 0.12, 0.1, 0.08),
-        no_box=0.35,
+        no_box=0.5,
         no_prompt=0.02,
         modalities=(("CT", 1.0), ("MR", 2.0), ("PET", 1.0), ("US", 0.7), ("Microscopy", 1.0)),
         perfect_window=0.5,
