@@ -27,7 +27,7 @@ from inference.atomic import replacing
 from inference.case import CaseError
 from inference.checkpoint import CheckpointError
 from inference.deadline import Deadline
-from inference.segmenter import ONE_FORWARD, Effort, Segmenter, load_segmenter, segment_case
+from inference.segmenter import ONE_FORWARD, TILES, Effort, Segmenter, load_segmenter, segment_case
 
 SECONDS = 3600.0
 COLUMNS = ("case", "modality", "boxes", "large", "dsc_first", "dsc_final", "nsd_final", "seconds")
@@ -53,12 +53,15 @@ class Row:
 ROWS = {
     "one-forward": Row("one forward, no magnification", ONE_FORWARD, magnify=False),
     "magnified": Row("+ small objects magnified", ONE_FORWARD),
-    "grown": Row("+ windows that grow (no box)", Effort(refocus=False, pieces=False, tiles=0), without_boxes_only=True),
-    "refocused": Row(
-        "+ a second look after the first click (no box)", Effort(pieces=False, tiles=0), without_boxes_only=True
+    "grown": Row(
+        "+ windows that grow (no box)", Effort(refocus=False, pieces=False, edges=False), without_boxes_only=True
     ),
-    "pieces": Row("+ pieces by clicks", Effort(tiles=0)),
-    "tiles": Row("+ tiles along coarse borders (the default)", Effort()),
+    "refocused": Row(
+        "+ a second look after the first click (no box)", Effort(pieces=False, edges=False), without_boxes_only=True
+    ),
+    "pieces": Row("+ pieces by clicks", Effort(edges=False)),
+    "edges": Row("+ borders that follow the image's edges (the default)", Effort()),
+    "tiles": Row("tiles along coarse borders instead of that", Effort(edges=False, tiles=TILES)),
 }
 
 

@@ -68,9 +68,16 @@ class Box:
 
     def clipped(self, shape: Voxel) -> Box | None:
         """The part inside an image of ``shape``; None if there is none."""
-        lower = tuple(max(v, 0) for v in self.lower)
-        upper = tuple(min(v, n - 1) for v, n in zip(self.upper, shape))
+        return self.intersection(Box((0, 0, 0), tuple(n - 1 for n in shape)))
+
+    def intersection(self, other: Box) -> Box | None:
+        """What both have in common; None if there is nothing."""
+        lower, upper = tuple(map(max, self.lower, other.lower)), tuple(map(min, self.upper, other.upper))
         return Box(lower, upper) if all(a <= b for a, b in zip(lower, upper)) else None
+
+    def slices_in(self, other: Box) -> tuple[slice, slice, slice]:
+        """Where this box lies in a box that holds it."""
+        return tuple(slice(a - b, c - b + 1) for a, b, c in zip(self.lower, other.lower, self.upper))
 
 
 @dataclass(frozen=True)

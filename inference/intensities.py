@@ -50,6 +50,12 @@ class NormalizedImage:
             return torch.zeros(window.patch, device=self.volume.device)
         return window.crop(self.volume, self.support, self.scale, self.offset)
 
+    def crop_squares(self, window: Window) -> Tensor:
+        """As :meth:`crop`, of the normalized image's squares."""
+        if self.support is None:
+            return torch.zeros(window.patch, device=self.volume.device)
+        return window.crop(self.volume, self.support, self.scale, self.offset, squared=True)
+
 
 def nonzero_box(volume: np.ndarray) -> Box | None:
     """The extent of what is not zero; None for an empty volume."""

@@ -18,6 +18,7 @@ from inference.case import Box, Case, ObjectPrompts, Voxel
 from inference.checkpoint import ModelConfig
 from inference.cpu_forward import for_cpu
 from inference.deadline import Deadline, DeadlineExceeded, Watchdog
+from inference.edges import Edges
 from inference.fusion import Fusion
 from inference.intensities import NormalizedImage
 from inference.network import IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet
@@ -34,6 +35,12 @@ CLICK_RADIUS = 4
 SAFETY = 1.3
 """A forward may cost this much more than the last one did."""
 
+TILES = 24
+"""Forwards along a coarse border, at most, for weights that are good at it."""
+
+EDGE_VOXELS_PER_SECOND = 1e7
+"""For the time that following edges takes: a slow core."""
+
 WRITE_VOXELS_PER_SECOND = 2e7
 """For the time that is kept back to fuse and write the result: a slow disk and a slow core."""
 
@@ -49,16 +56,27 @@ class Effort:
         larger_windows: how often the window of an object without a box grows while the object reaches out of it.
         refocus: whether an object that was found by its first click alone is looked at again, in a window around it.
         pieces: whether clicks that the network contradicts add a piece of the object or take one away.
+        edges: whether an object's border is moved to the image's edges (:mod:`inference.edges`).
         tiles: forwards at native resolution along a border that was seen coarsely, at most.
     """
 
     larger_windows: int = 3
     refocus: bool = True
     pieces: bool = True
-    tiles: int = 24
+    edges: bool = True
+    tiles: int = 0
+
+    @classmethod
+    def for_weights(cls, config: ModelConfig) -> Effort:
+        """What pays for these weights.
+
+        nnInteractive refines in tiles of native resolution, so its weights, which keep proportions, get them. The
+        embedded ones draw a border worse in a tile than the edges do without one.
+        """
+        return cls(tiles=TILES if config.keep_proportions else 0)
 
 
-ONE_FORWARD = Effort(larger_windows=0, refocus=False, pieces=False, tiles=0)
+ONE_FORWARD = Effort(larger_windows=0, refocus=False, pieces=False, edges=False)
 """The paper's effort."""
 
 
@@ -145,8 +163,9 @@ def load_segmenter(weights: Path, device: str = "auto") -> Segmenter:
     chosen = _usable_device() if device == "auto" else torch.device(device)
     log_odds = LogOddsUNet(network).eval()
     if chosen.type == "cpu":
-        return Segmenter(for_cpu(log_odds), config, chosen)
-    return Segmenter(log_odds.to(chosen, memory_format=torch.contiguous_format), config, chosen)
+        return Segmenter(for_cpu(log_odds), config, chosen, Effort.for_weights(config))
+    log_odds = log_odds.to(chosen, memory_format=torch.contiguous_format)
+    return Segmenter(log_odds, config, chosen, Effort.for_weights(config))
 
 
 def segment_case(
@@ -251,14 +270,14 @@ class _Passes:
                 window = window_for(prompts, self.case.image.shape, patch, keep_proportions, previous)
                 until = time.monotonic() + share
                 self.watchdog.run(
-                    lambda w=window, u=until, into=look: self._looks(prompts, w, u, into), end - time.monotonic()
+                    lambda w=window, u=until, into=look: self._segment(prompts, w, u, into), end - time.monotonic()
                 )
-                return look.slabs(self.case.image.shape)
+                return look.slabs(self.image, self.case.image.shape)
             except DeadlineExceeded as error:
                 say(f"{name}: the network was too slow ({error})")
                 if look.log_odds is not None:
                     say(f"{name}: taking what it has said so far")
-                    return look.slabs(self.case.image.shape)
+                    return look.slabs(self.image, self.case.image.shape)
                 break
             except Exception as error:  # Whatever it is, it is said, counted, and kept from the other objects.
                 if not _is_out_of_memory(error):
@@ -285,6 +304,17 @@ class _Passes:
                 costs.append(self.segmenter.seconds[self.patches[-1]])
             self.segmenter.seconds[self.patches[-1]] = min(costs)
         self.image = image
+
+    def _segment(self, prompts: ObjectPrompts, window: Window, until: float, look: _Look) -> None:
+        """All looks, then the edges."""
+        self._looks(prompts, window, until, look)
+        if not self.segmenter.effort.edges:
+            return
+        shape: Voxel = self.case.image.shape
+        image, squares = self.image.crop(look.window).cpu(), self.image.crop_squares(look.window).cpu()
+        edges = Edges.of(image, squares, look.log_odds, look.window, shape)
+        if edges is not None and time.monotonic() + np.prod(edges.region.size) / EDGE_VOXELS_PER_SECOND <= until:
+            look.edges = edges
 
     def _looks(self, prompts: ObjectPrompts, window: Window, until: float, look: _Look) -> None:
         """One pass, then what the time until then allows: larger windows without a box, tiles along a coarse border."""
@@ -342,15 +372,17 @@ class _Look:
     def __init__(self) -> None:
         self.window: Window | None = None
         self.log_odds: Tensor | None = None
+        self.edges: Edges | None = None
         self.tiles: list[tuple[Window, Tensor]] = []
         self.pieces: list[tuple[Window, Tensor]] = []
 
     def take(self, window: Window, log_odds: Tensor) -> None:
         self.window, self.log_odds = window, log_odds.cpu()
 
-    def slabs(self, shape: Voxel) -> Iterator[tuple[Box, Tensor]]:
+    def slabs(self, image: NormalizedImage, shape: Voxel) -> Iterator[tuple[Box, Tensor]]:
         """The log-odds in the image, slab by slab."""
-        return blended(self.window, self.log_odds, list(self.tiles), list(self.pieces), shape)
+        pasted = None if self.edges is None else self.edges.pasted(image, self.window, self.log_odds, shape)
+        return blended(self.window, self.log_odds, list(self.tiles), list(self.pieces), shape, pasted)
 
 
 def _fallback(

@@ -89,13 +89,28 @@ class Window:
         """The part of the window that lies in an image of ``shape``."""
         return self.box.clipped(shape)
 
+    def covered(self, lower: Voxel, upper: Voxel) -> Box:
+        """The voxels of the image that a block of the patch covers, both corners included."""
+        steps = [n / p for n, p in zip(self.size, self.patch)]
+        return Box(
+            tuple(math.floor(start + v * step) for start, v, step in zip(self.start, lower, steps)),
+            tuple(math.ceil(start + (v + 1) * step) - 1 for start, v, step in zip(self.start, upper, steps)),
+        )
+
     def to_patch(self, position: tuple[float, float, float]) -> tuple[float, float, float]:
         """A position in image coordinates (voxel centres are integers) in patch coordinates."""
         return tuple(
             (v + 0.5 - start) * p / n - 0.5 for v, start, n, p in zip(position, self.start, self.size, self.patch)
         )
 
-    def crop(self, volume: Tensor, support: Box | None = None, scale: float = 1.0, offset: float = 0.0) -> Tensor:
+    def crop(
+        self,
+        volume: Tensor,
+        support: Box | None = None,
+        scale: float = 1.0,
+        offset: float = 0.0,
+        squared: bool = False,
+    ) -> Tensor:
         """The window's content, resampled to the patch; zero where there is no image.
 
         Linear interpolation; averaging over what a voxel of the patch covers where the window is larger than the patch,
@@ -105,11 +120,17 @@ class Window:
             volume: (D, H, W), any dtype.
             support: the part of the volume that counts; the rest is as if outside. All of it by default.
             scale, offset: what is resampled is ``volume * scale + offset``.
+            squared: or that squared.
 
         Returns:
             float32 tensor of the patch's shape, on the volume's device.
         """
-        return self._resampled(volume, lambda part: part.float() * scale + offset, support)
+
+        def values(part: Tensor) -> Tensor:
+            value = part.float() * scale + offset
+            return value.square_() if squared else value
+
+        return self._resampled(volume, values, support)
 
     def crop_label(self, labels: Tensor, label: int) -> Tensor:
         """One label's mask in the window, [0, 1], resampled to the patch; what lies outside the window is not read.
@@ -122,7 +143,7 @@ class Window:
     def _resampled(self, volume: Tensor, values: Callable[[Tensor], Tensor], support: Box | None = None) -> Tensor:
         """As :meth:`crop`, of what ``values`` makes of a part of the volume."""
         patch = torch.zeros(self.patch, device=volume.device)
-        inside = self.inside(tuple(volume.shape)) if support is None else _intersection(self.box, support)
+        inside = self.inside(tuple(volume.shape)) if support is None else self.box.intersection(support)
         if inside is None:
             return patch
         if self.size == self.patch:
@@ -178,7 +199,7 @@ class Window:
 
     def seen_from(self, patch: Tensor, other: Window) -> Tensor:
         """What this window's patch looks like in another window: resampled to its patch, 0 outside this one."""
-        both = _intersection(self.box, other.box)
+        both = self.box.intersection(other.box)
         if both is None:
             return torch.zeros(other.patch, device=patch.device)
         local = Window(tuple(s - lower for s, lower in zip(other.start, both.lower)), other.size, other.patch)
@@ -275,6 +296,7 @@ def blended(
     tiles: list[tuple[Window, Tensor]],
     pieces: list[tuple[Window, Tensor]],
     shape: Voxel,
+    pasted: Iterator[tuple[Box, Tensor]] | None = None,
 ) -> Iterator[tuple[Box, Tensor]]:
     """A window's log-odds in the image, with tiles blended in, each over those before it, and pieces added.
 
@@ -286,27 +308,24 @@ def blended(
         tiles: windows inside it, and their patches' log-odds.
         pieces: windows anywhere, and their patches' log-odds; the greater of both is taken.
         shape: (D, H, W) of the image.
+        pasted: the window's log-odds in the image, which are changed in place; as :meth:`Window.paste` makes them by
+            default.
 
     Yields:
         as :meth:`Window.paste`.
     """
     near = _near_border(log_odds) if tiles else None
-    for where, values in around.paste(log_odds, shape):
+    for where, values in around.paste(log_odds, shape) if pasted is None else pasted:
         for window, patch in tiles:
-            if (part := _intersection(where, window.box)) is not None:
-                here = values[_local(part, where)]
+            if (part := where.intersection(window.box)) is not None:
+                here = values[part.slices_in(where)]
                 weight = window.weight(part, around) * around.sample(near, part)
                 here.lerp_(window.sample(patch, part), weight)
         for window, patch in pieces:
-            if (part := _intersection(where, window.box)) is not None:
-                here = values[_local(part, where)]
+            if (part := where.intersection(window.box)) is not None:
+                here = values[part.slices_in(where)]
                 torch.maximum(here, window.sample(patch, part), out=here)
         yield where, values
-
-
-def _local(part: Box, where: Box) -> tuple[slice, ...]:
-    """Where a part of a box lies in it."""
-    return tuple(slice(a - b, c - b + 1) for a, b, c in zip(part.lower, where.lower, part.upper))
 
 
 def tiles(window: Window, log_odds: Tensor, shape: Voxel) -> Iterator[Window]:
@@ -395,12 +414,7 @@ def refocused(
     if not len(found):
         return None
     lower, upper = found.amin(dim=0).tolist(), found.amax(dim=0).tolist()
-    # From the patch's voxels to the image's, each with all that it covers.
-    steps = [n / p for n, p in zip(window.size, window.patch)]
-    extent = Box(
-        tuple(math.floor(start + v * step) for start, v, step in zip(window.start, lower, steps)),
-        tuple(math.ceil(start + (v + 1) * step) - 1 for start, v, step in zip(window.start, upper, steps)),
-    ).clipped(shape)
+    extent = window.covered(lower, upper).clipped(shape)
     if extent is None:
         return None
     focused = window_for(prompts, shape, window.patch, keep_proportions, extent)
@@ -458,11 +472,6 @@ def resampling(inputs: int, outputs: int, device: torch.device | str = "cpu") ->
     distance = (torch.arange(inputs, dtype=torch.float64)[None] - centres[:, None]).abs()
     weights = (1 - distance / max(step, 1.0)).clamp_(min=0)
     return (weights / weights.sum(dim=1, keepdim=True)).to(device, torch.float32)
-
-
-def _intersection(a: Box, b: Box) -> Box | None:
-    lower, upper = tuple(map(max, a.lower, b.lower)), tuple(map(min, a.upper, b.upper))
-    return Box(lower, upper) if all(p <= q for p, q in zip(lower, upper)) else None
 
 
 def _union(boxes: list[Box]) -> Box:

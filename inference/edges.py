@@ -1,0 +1,111 @@
+"""Borders that follow the image's edges: the guided filter, as it is done fast.
+
+Near any voxel of the network's patch, p is taken for a linear function of the image, p ≈ slope · image + offset, fitted
+to the voxels around it (He, Sun and Tang, Guided Image Filtering, 2013, equations 5, 6 and 8). Slope and offset are
+found in the patch and then used with the image at its own resolution (He and Sun, Fast Guided Filter, 2015): a border
+that the network has drawn a voxel or two off, or has seen coarsely, falls on the edge that the image has there. Where
+there is no edge, the slope is about 0 and p is only smoothed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool3d
+
+from inference.case import Box, Voxel
+from inference.intensities import NormalizedImage
+from inference.window import Window
+
+RADIUS = 2
+"""Voxels of the patch to each side that a line is fitted to."""
+
+EPSILON = 1e-3
+"""Deviations below the root of this, a thirtieth of that along the border, are noise and no edge."""
+
+CLEAR = 4.0
+"""Log-odds beyond this (p = 0.98) are left as they are."""
+
+LIMIT = 0.01
+"""A line may leave [0, 1]; p is kept this far inside of it."""
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What p is, as a line in the image, around each voxel of a patch.
+
+    Args:
+        slope: (D, H, W) float32, of p a unit of the normalized image.
+        offset: (D, H, W) float32.
+        region: the part of the image outside of which all is clear.
+    """
+
+    slope: Tensor
+    offset: Tensor
+    region: Box
+
+    @classmethod
+    def of(cls, image: Tensor, squares: Tensor, log_odds: Tensor, window: Window, shape: Voxel) -> Edges | None:
+        """Fits the lines.
+
+        Args:
+            image: the normalized image in the window, (D, H, W) float32, of the patch's shape.
+            squares: the same of its squares, which are larger than this image's squares where the patch is coarser
+                than the image: noise that the patch averages out must not be taken for an edge.
+            log_odds: what the network said there, of the same shape and on the same device.
+            window: where that is.
+            shape: (D, H, W) of the image.
+
+        Returns:
+            None where there is nothing to move: no border in the image, or no contrast along it.
+        """
+        unclear = log_odds.abs() < CLEAR
+        places = unclear.nonzero()
+        if len(places) < 2:
+            return None
+        # What is pasted of a voxel of the patch reaches into its neighbours.
+        lower, upper = (places.amin(dim=0) - 1).tolist(), (places.amax(dim=0) + 1).tolist()
+        region = window.covered(tuple(lower), tuple(upper)).clipped(shape)
+        variance, middle = torch.var_mean(image[unclear])
+        if region is None or not float(variance) > 0:
+            return None
+        # Around the middle, so that no large squares are subtracted from each other.
+        squares = squares - 2 * middle * image + middle * middle
+        image = image - middle
+        p = torch.sigmoid(log_odds)
+        mean, mean_p = _mean(image), _mean(p)
+        slope = (_mean(image * p) - mean * mean_p) / (_mean(squares) - mean * mean + EPSILON * variance)
+        offset = _mean(mean_p - slope * mean)
+        slope = _mean(slope)
+        return cls(slope, offset - slope * middle, region)
+
+    def pasted(
+        self, image: NormalizedImage, window: Window, log_odds: Tensor, shape: Voxel
+    ) -> Iterator[tuple[Box, Tensor]]:
+        """As :meth:`inference.window.Window.paste`, with what is unclear moved to the image's edges.
+
+        Args:
+            image: the whole of it.
+            window, log_odds, shape: what the lines were fitted to, on the CPU.
+        """
+        slope, offset = self.slope.cpu(), self.offset.cpu()
+        for where, values in window.paste(log_odds, shape):
+            if (part := where.intersection(self.region)) is not None:
+                here = values[part.slices_in(where)]
+                guide = image.crop(Window(part.lower, part.size, part.size)).cpu()
+                p = torch.addcmul(window.sample(offset, part), window.sample(slope, part), guide)
+                here.copy_(torch.where(here.abs() < CLEAR, torch.logit(p, eps=LIMIT), here))
+            yield where, values
+
+
+def _mean(values: Tensor) -> Tensor:
+    """(D, H, W) -> the mean over the cube of :data:`RADIUS` around each voxel, as far as it lies in the patch."""
+    values = values[None]
+    for axis in range(3):
+        kernel, padding = [1, 1, 1], [0, 0, 0]
+        kernel[axis], padding[axis] = 2 * RADIUS + 1, RADIUS
+        values = avg_pool3d(values, kernel, stride=1, padding=padding, count_include_pad=False)
+    return values[0]
