@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,11 +21,11 @@ from inference.case import Box, Voxel
 from inference.intensities import NormalizedImage
 from inference.window import Window
 
-RADIUS = 2
-"""Voxels of the patch to each side that a line is fitted to."""
+RADIUS, COARSE_RADIUS = 1, 2
+"""Voxels of the patch to each side that a line is fitted to; the latter where the patch is coarser than the image."""
 
-EPSILON = 1e-3
-"""Deviations below the root of this, a thirtieth of that along the border, are noise and no edge."""
+EPSILON = 1e-2
+"""Deviations below the root of this, a tenth of that along the border, are noise and no edge."""
 
 CLEAR = 4.0
 """Log-odds beyond this (p = 0.98) are left as they are."""
@@ -76,10 +77,12 @@ class Edges:
         squares = squares - 2 * middle * image + middle * middle
         image = image - middle
         p = torch.sigmoid(log_odds)
-        mean, mean_p = _mean(image), _mean(p)
-        slope = (_mean(image * p) - mean * mean_p) / (_mean(squares) - mean * mean + EPSILON * variance)
-        offset = _mean(mean_p - slope * mean)
-        slope = _mean(slope)
+        coarse = any(size > patch for size, patch in zip(window.size, window.patch))
+        around = partial(_mean, radius=COARSE_RADIUS if coarse else RADIUS)
+        mean, mean_p = around(image), around(p)
+        slope = (around(image * p) - mean * mean_p) / (around(squares) - mean * mean + EPSILON * variance)
+        offset = around(mean_p - slope * mean)
+        slope = around(slope)
         return cls(slope, offset - slope * middle, region)
 
     def pasted(
@@ -101,11 +104,11 @@ class Edges:
             yield where, values
 
 
-def _mean(values: Tensor) -> Tensor:
-    """(D, H, W) -> the mean over the cube of :data:`RADIUS` around each voxel, as far as it lies in the patch."""
+def _mean(values: Tensor, radius: int) -> Tensor:
+    """(D, H, W) -> the mean over the cube of this radius around each voxel, as far as it lies in the patch."""
     values = values[None]
     for axis in range(3):
         kernel, padding = [1, 1, 1], [0, 0, 0]
-        kernel[axis], padding[axis] = 2 * RADIUS + 1, RADIUS
+        kernel[axis], padding[axis] = 2 * radius + 1, radius
         values = avg_pool3d(values, kernel, stride=1, padding=padding, count_include_pad=False)
     return values[0]
