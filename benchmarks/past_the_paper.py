@@ -1,8 +1,8 @@
 """``python -m benchmarks.past_the_paper --cases CASES``: what each step beyond the paper's single forward brings.
 
 The evaluation at home over a folder of labelled cases, with and without boxes, each row with one step more than the
-row above it; means over modalities, figures by modality, and the processor's seconds a run. A row whose scores are
-in the output folder is not run again.
+row above it, but for the last, which has another step instead of the default's last; means over modalities, figures by
+modality, and the processor's seconds a run. A row whose scores are in the output folder is not run again.
 """
 
 from __future__ import annotations
