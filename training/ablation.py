@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -51,6 +52,7 @@ class Variant:
         config: the default's change.
         steps: share of the steps; below 1 for a variant that costs more a step, to take about as long as the others.
         seed: of the run.
+        share: of each source's volumes, the first of them, one at least; 1 for all.
         without: source that is left out of training, and is all that is evaluated.
         build: makes the network.
         arrange: what evaluates it, where that is not :func:`inference.cpu_forward.for_cpu`.
@@ -60,6 +62,7 @@ class Variant:
     config: Callable[[TrainingConfig], TrainingConfig] = lambda config: config
     steps: float = 1.0
     seed: int = 0
+    share: float = 1.0
     without: str | None = None
     build: Callable[[NetworkConfig], ResidualEncoderUNet] = ResidualEncoderUNet
     arrange: Callable[[LogOddsUNet], nn.Module] = for_cpu
@@ -107,6 +110,8 @@ LEAVE_OUT = ("CT_ibsi", "MR_msd", "US_deepreg", "PET_ibsi")
 VARIANTS = {
     "baseline": Variant("nothing"),
     "seed": Variant("another seed", seed=1),
+    "twice-the-steps": Variant("twice the steps", steps=2),
+    "half-the-volumes": Variant("half of each source's volumes", share=0.5),
     "lr-1e-3": Variant("peak learning rate 1e-3", _with(learning_rate=1e-3)),
     "lr-constant": Variant("constant learning rate", _with(final_learning_rate=BASE.learning_rate)),
     "lr-5e-3": Variant("peak learning rate 5e-3", _with(learning_rate=5e-3)),
@@ -164,12 +169,11 @@ def run_variant(name: str, volumes: list[Volume], cases: list[EvaluationCase], o
         return
     config = variant.config(BASE)
     # A run of fewer steps must not spend them all on its way to the peak learning rate.
-    config = replace(config, warmup=round(config.warmup * variant.steps))
+    config = replace(config, warmup=round(config.warmup * min(variant.steps, 1)))
     steps = round(steps * variant.steps)
     device = torch.device("cpu")
     run = Run(out / name, steps, device, variant.seed, half_precision_pays(device), workers=0)
-    kept = [volume for volume in volumes if volume.source != variant.without]
-    network = train(config, kept, run, build=variant.build)
+    network = train(config, selected(volumes, variant), run, build=variant.build)
     evaluated = [case for case in cases if variant.without in (None, source_of(Path(case.name)))]
     rows = []
     for case in tqdm(evaluated, desc=name, unit="case", disable=None):
@@ -178,6 +182,15 @@ def run_variant(name: str, volumes: list[Volume], cases: list[EvaluationCase], o
             rows.append((score.modality, case.name, boxes, score.first, score.dsc, score.nsd))
     with replacing(scores) as unfinished, unfinished.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
+
+
+def selected(volumes: list[Volume], variant: Variant) -> list[Volume]:
+    """What a variant is trained on."""
+    by_source: dict[str, list[Volume]] = {}
+    for volume in volumes:
+        if volume.source != variant.without:
+            by_source.setdefault(volume.source, []).append(volume)
+    return [v for group in by_source.values() for v in group[: math.ceil(len(group) * variant.share)]]
 
 
 def table(out: Path) -> str:

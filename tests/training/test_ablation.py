@@ -1,13 +1,15 @@
 """Short runs with one thing changed: what is held out, and the table of those that are done."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from inference.network import LogOddsUNet, NetworkConfig
-from training.ablation import BASE, COLUMNS, VARIANTS, held_out, strided_stem, strided_stem_for_cpu, table
+from training.ablation import BASE, COLUMNS, VARIANTS, held_out, selected, strided_stem, strided_stem_for_cpu, table
 
 
 def write_run(folder: Path, scores: list[tuple]) -> None:
@@ -53,7 +55,21 @@ def test_a_source_that_is_left_out_stands_beside_the_run_that_has_seen_it(tmp_pa
 @pytest.mark.parametrize("name", [name for name in VARIANTS if not name.startswith("without-")])
 def test_a_variant_changes_something(name: str):
     variant = VARIANTS[name]
-    assert (variant.config(BASE) != BASE or variant.seed != 0) is (name != "baseline")
+    changed = variant.config(BASE) != BASE or (variant.seed, variant.steps, variant.share) != (0, 1, 1)
+    assert changed is (name != "baseline")
+
+
+def test_half_of_the_volumes_are_half_of_each_source():
+    volumes = [SimpleNamespace(source=source, name=name) for source in ("CT_a", "MR_b") for name in range(5)]
+    volumes.append(SimpleNamespace(source="US_c", name=0))
+    kept = selected(volumes, VARIANTS["half-the-volumes"])
+    assert [(v.source, v.name) for v in kept] == [
+        *(("CT_a", n) for n in range(3)),
+        *(("MR_b", n) for n in range(3)),
+        ("US_c", 0),
+    ]
+    assert selected(volumes, VARIANTS["baseline"]) == volumes
+    assert {v.source for v in selected(volumes, replace(VARIANTS["baseline"], without="MR_b"))} == {"CT_a", "US_c"}
 
 
 def test_the_strided_stem_is_evaluated_by_what_it_computes():
