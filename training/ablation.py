@@ -27,7 +27,7 @@ from inference.case import CaseError
 from inference.cpu_forward import for_cpu
 from inference.network import LogOddsUNet, NetworkConfig, ResidualEncoderUNet
 from training.config import DEFAULT, TrainingConfig
-from training.dataset import Volume, load_volumes, source_of
+from training.dataset import Volume, by_source, load_volumes, source_of
 from training.loop import Run, half_precision_pays, train
 from training.validation import evaluate_network
 
@@ -153,11 +153,8 @@ def held_out_cases(folder: Path, of_a_source: int = CASES_A_SOURCE) -> list[Eval
     Raises:
         CaseError: a case cannot be used.
     """
-    by_source: dict[str, list[Path]] = {}
-    for path in list_cases(folder):
-        if held_out(path.stem):
-            by_source.setdefault(source_of(path), []).append(path)
-    chosen = [path for paths in by_source.values() for path in paths[:of_a_source]]
+    kept = (path for path in list_cases(folder) if held_out(path.stem))
+    chosen = [path for paths in by_source(kept, source_of).values() for path in paths[:of_a_source]]
     cases = [with_boxes(read_evaluation_case(path), np.random.default_rng(0)) for path in chosen]
     return [case for case in cases if case.classes <= OBJECTS]
 
@@ -186,11 +183,9 @@ def run_variant(name: str, volumes: list[Volume], cases: list[EvaluationCase], o
 
 def selected(volumes: list[Volume], variant: Variant) -> list[Volume]:
     """What a variant is trained on."""
-    by_source: dict[str, list[Volume]] = {}
-    for volume in volumes:
-        if volume.source != variant.without:
-            by_source.setdefault(volume.source, []).append(volume)
-    return [v for group in by_source.values() for v in group[: math.ceil(len(group) * variant.share)]]
+    kept = (volume for volume in volumes if volume.source != variant.without)
+    groups = by_source(kept, lambda volume: volume.source).values()
+    return [volume for group in groups for volume in group[: math.ceil(len(group) * variant.share)]]
 
 
 def table(out: Path) -> str:

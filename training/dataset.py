@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from tqdm import tqdm
 from inference.case import Box, CaseError, read_array
 from inference.intensities import NormalizedImage
 from inference.segmenter import label_extents
+
+T = TypeVar("T")
 
 SMALLEST_OBJECT = 8
 """Voxels; smaller objects are not worth a sample."""
@@ -91,6 +95,14 @@ def merged(volume: Volume, label: int, random: np.random.Generator) -> Volume:
 def source_of(path: Path) -> str:
     """The data set that a file is from: the first two words of its name."""
     return "_".join(path.stem.split("_")[:2])
+
+
+def by_source(items: Iterable[T], source: Callable[[T], str]) -> dict[str, list[T]]:
+    """Source -> what is from it, both in the order in which they come."""
+    groups: dict[str, list[T]] = {}
+    for item in items:
+        groups.setdefault(source(item), []).append(item)
+    return groups
 
 
 def load_volumes(folder: Path, at_most: int | None = None) -> list[Volume]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from inference.atomic import replacing
 from inference.case import CaseError, read_array
-from training.dataset import source_of
+from training.dataset import by_source, source_of
 
 
 def cropped(image: np.ndarray, labels: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
@@ -37,10 +37,7 @@ def cropped(image: np.ndarray, labels: np.ndarray, margin: int) -> tuple[np.ndar
 
 def in_turns(paths: list[Path]) -> Iterator[Path]:
     """The first file of each source, then the second of each, …"""
-    sources: dict[str, list[Path]] = {}
-    for path in paths:
-        sources.setdefault(source_of(path), []).append(path)
-    for row in itertools.zip_longest(*sources.values()):
+    for row in itertools.zip_longest(*by_source(paths, source_of).values()):
         yield from (path for path in row if path is not None)
 
 
