@@ -27,6 +27,10 @@ LEAST_ZOOM = 0.5
 TOUCH = 0.002
 """An object touches a window's border if it covers more than this share of it."""
 
+GROWTH = 1 / 4
+"""A window grows by that share of itself on a side that an object reaches out of. More would make all that is seen much
+smaller, for the sake of an object that may end just behind the border."""
+
 LARGE = 1.25
 """An axis of a window with more voxels of the image a voxel of the patch than this is worth refining."""
 
@@ -259,7 +263,7 @@ class Window:
 def grown(window: Window, log_odds: Tensor, shape: Voxel, keep_proportions: bool) -> Window | None:
     """A larger window, for an object that reaches out of this one.
 
-    It grows by half on each side where the object touches the window's border and the image goes on behind it.
+    It grows by a quarter on each side where the object touches the window's border and the image goes on behind it.
 
     Args:
         window: where the network has looked.
@@ -275,7 +279,7 @@ def grown(window: Window, log_odds: Tensor, shape: Voxel, keep_proportions: bool
     for axis in range(3):
         along = inside.movedim(axis, 0).flatten(1)
         least = max(along.shape[1] * TOUCH, 1)
-        room = max(size[axis] // 2, 1)
+        room = max(int(size[axis] * GROWTH), 1)
         before = int(along[0].sum()) >= least and window.start[axis] > 0
         after = int(along[-1].sum()) >= least and window.start[axis] + window.size[axis] < shape[axis]
         start[axis] -= room * before
@@ -426,8 +430,8 @@ def window_for(
 ) -> Window:
     """Where to look for an object.
 
-    Around its box if it has one, widened to hold a click that would otherwise lie outside the window. Without a box,
-    around the clicks and the previous mask. With neither, around the central third (equation 4).
+    Around all that is known of it: its box, its clicks and its previous mask. Around its box alone while there is no
+    such mask and that window holds the clicks. With nothing known, around the central third (equation 4).
 
     Args:
         prompts: what the user said.
@@ -436,17 +440,19 @@ def window_for(
         keep_proportions: as in :meth:`Window.around`.
         previous: the extent of the object's previous mask, if it has one.
     """
-    positions = [Box(click.position, click.position) for click in prompts.clicks]
+    known = [Box(click.position, click.position) for click in prompts.clicks]
+    if prompts.box is None and previous is None:
+        region = _at_native_resolution(_union(known), patch) if known else central_third(shape)
+        return Window.around(region, patch, keep_proportions)
     if prompts.box is not None:
-        window = Window.around(prompts.box, patch, keep_proportions)
-        if all(window.box.contains(click.position) for click in prompts.clicks):
-            return window
+        alone = Window.around(prompts.box, patch, keep_proportions)
+        if previous is None and all(alone.box.contains(click.position) for click in prompts.clicks):
+            return alone
         # All clicks, not only those outside: the wider window has another centre.
-        return Window.around(_union([prompts.box, *positions]), patch, keep_proportions)
+        known.append(prompts.box)
     if previous is not None:
-        return Window.around(_union([*positions, previous]), patch, keep_proportions)
-    region = _at_native_resolution(_union(positions), patch) if positions else central_third(shape)
-    return Window.around(region, patch, keep_proportions)
+        known.append(previous)
+    return Window.around(_union(known), patch, keep_proportions)
 
 
 def _at_native_resolution(region: Box, patch: Voxel) -> Box:

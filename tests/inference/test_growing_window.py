@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from inference.case import Box, Case, Click, ObjectPrompts
 from inference.deadline import Deadline
 from inference.prompts import IMAGE
-from inference.segmenter import Segmenter, obey_clicks, segment_case
+from inference.segmenter import ONE_FORWARD, Segmenter, obey_clicks, segment_case
 from inference.window import Window, grown
 
 PATCH = (16, 16, 16)
@@ -33,9 +33,9 @@ def test_an_object_inside_needs_no_larger_window():
 @pytest.mark.parametrize(
     ("z", "expected"),
     [
-        (slice(0, 9), Window((12, 20, 20), (24, 16, 16), PATCH)),
-        (slice(5, 16), Window((20, 20, 20), (24, 16, 16), PATCH)),
-        (slice(0, 16), Window((12, 20, 20), (32, 16, 16), PATCH)),
+        (slice(0, 9), Window((16, 20, 20), (20, 16, 16), PATCH)),
+        (slice(5, 16), Window((20, 20, 20), (20, 16, 16), PATCH)),
+        (slice(0, 16), Window((16, 20, 20), (24, 16, 16), PATCH)),
     ],
 )
 def test_a_window_grows_where_the_object_reaches_out(z: slice, expected: Window):
@@ -44,7 +44,7 @@ def test_a_window_grows_where_the_object_reaches_out(z: slice, expected: Window)
 
 def test_a_window_keeps_its_proportions_and_its_middle_if_asked():
     larger = grown(WINDOW, odds(slice(0, 16), slice(3, 9), slice(3, 9)), (60, 60, 60), True)
-    assert larger == Window((12, 12, 12), (32, 32, 32), PATCH)
+    assert larger == Window((16, 16, 16), (24, 24, 24), PATCH)
 
 
 def test_the_image_s_own_border_is_no_reason_to_grow():
@@ -123,6 +123,19 @@ def test_a_box_is_taken_at_its_word():
     segmenter = Segmenter(network, TINY, torch.device("cpu"), seconds={PATCH: 0.01})
     segment_case(bright_case(Box((38, 38, 38), (42, 42, 42))), segmenter, Deadline(600))
     assert network.windows == 1
+
+
+def test_a_window_with_a_box_holds_the_previous_mask_that_reaches_further():
+    """What lies behind the box's margin is lost to a window that follows the box alone."""
+    case = bright_case(Box((38, 38, 38), (42, 42, 42)))
+    case = replace(case, previous=(case.image == 200).astype(np.uint8))
+    found = {}
+    for follow in (True, False):
+        effort = replace(ONE_FORWARD, follow=follow)
+        segmenter = Segmenter(Bright(), TINY, torch.device("cpu"), effort, seconds={PATCH: 0.01})
+        found[follow] = int((segment_case(case, segmenter, Deadline(600)) == 1).sum())
+    assert found[False] == 16 * 8 * 8
+    assert abs(found[True] / (48 * 8 * 8) - 1) < 0.1
 
 
 def test_clicks_are_obeyed_whatever_the_network_says():
