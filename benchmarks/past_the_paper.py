@@ -12,7 +12,7 @@ import csv
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
@@ -53,7 +53,6 @@ class Row:
 ROWS = {
     "one-forward": Row("one forward, no magnification", ONE_FORWARD, magnify=False),
     "magnified": Row("+ small objects magnified", ONE_FORWARD),
-    "followed": Row("+ windows that hold the previous mask (box)", replace(ONE_FORWARD, follow=True)),
     "grown": Row(
         "+ windows that grow (no box)", Effort(refocus=False, pieces=False, edges=False), without_boxes_only=True
     ),

@@ -53,7 +53,6 @@ class Effort:
     """What an object is worth beside one forward, as far as the deadline allows.
 
     Args:
-        follow: whether the window of an object with a box also holds its previous mask, where that reaches further.
         larger_windows: how often the window of an object without a box grows while the object reaches out of it.
         refocus: whether an object that was found by its first click alone is looked at again, in a window around it.
         pieces: whether clicks that the network contradicts add a piece of the object or take one away.
@@ -61,8 +60,7 @@ class Effort:
         tiles: forwards at native resolution along a border that was seen coarsely, at most.
     """
 
-    follow: bool = True
-    larger_windows: int = 3
+    larger_windows: int = 5
     refocus: bool = True
     pieces: bool = True
     edges: bool = True
@@ -78,7 +76,7 @@ class Effort:
         return cls(tiles=TILES if config.keep_proportions else 0)
 
 
-ONE_FORWARD = Effort(follow=False, larger_windows=0, refocus=False, pieces=False, edges=False)
+ONE_FORWARD = Effort(larger_windows=0, refocus=False, pieces=False, edges=False)
 """The paper's effort."""
 
 
@@ -257,7 +255,7 @@ class _Passes:
             left: seconds until the whole case must be written.
             share: seconds of it that are this object's.
         """
-        name, effort = f"object {prompts.label}", self.segmenter.effort
+        name = f"object {prompts.label}"
         end = time.monotonic() + left
         for patch in self.patches:
             look = _Look()
@@ -269,8 +267,7 @@ class _Passes:
                     say(f"{name}: no time for a patch of {patch} ({expected:.1f} s expected, {share:.1f} s left)")
                     continue
                 keep_proportions = self.segmenter.config.keep_proportions
-                known = previous if effort.follow or prompts.box is None else None
-                window = window_for(prompts, self.case.image.shape, patch, keep_proportions, known)
+                window = window_for(prompts, self.case.image.shape, patch, keep_proportions, previous)
                 until = time.monotonic() + share
                 self.watchdog.run(
                     lambda w=window, u=until, into=look: self._segment(prompts, w, u, into), end - time.monotonic()

@@ -430,8 +430,8 @@ def window_for(
 ) -> Window:
     """Where to look for an object.
 
-    Around all that is known of it: its box, its clicks and its previous mask. Around its box alone while there is no
-    such mask and that window holds the clicks. With nothing known, around the central third (equation 4).
+    Around its box if it has one, widened to hold a click that would otherwise lie outside the window. Without a box,
+    around the clicks and the previous mask. With neither, around the central third (equation 4).
 
     Args:
         prompts: what the user said.
@@ -440,19 +440,17 @@ def window_for(
         keep_proportions: as in :meth:`Window.around`.
         previous: the extent of the object's previous mask, if it has one.
     """
-    known = [Box(click.position, click.position) for click in prompts.clicks]
-    if prompts.box is None and previous is None:
-        region = _at_native_resolution(_union(known), patch) if known else central_third(shape)
-        return Window.around(region, patch, keep_proportions)
+    positions = [Box(click.position, click.position) for click in prompts.clicks]
     if prompts.box is not None:
-        alone = Window.around(prompts.box, patch, keep_proportions)
-        if previous is None and all(alone.box.contains(click.position) for click in prompts.clicks):
-            return alone
+        window = Window.around(prompts.box, patch, keep_proportions)
+        if all(window.box.contains(click.position) for click in prompts.clicks):
+            return window
         # All clicks, not only those outside: the wider window has another centre.
-        known.append(prompts.box)
+        return Window.around(_union([prompts.box, *positions]), patch, keep_proportions)
     if previous is not None:
-        known.append(previous)
-    return Window.around(_union(known), patch, keep_proportions)
+        return Window.around(_union([*positions, previous]), patch, keep_proportions)
+    region = _at_native_resolution(_union(positions), patch) if positions else central_third(shape)
+    return Window.around(region, patch, keep_proportions)
 
 
 def _at_native_resolution(region: Box, patch: Voxel) -> Box:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from inference.case import Box, Case, Click, ObjectPrompts
 from inference.deadline import Deadline
 from inference.prompts import IMAGE
-from inference.segmenter import ONE_FORWARD, Segmenter, obey_clicks, segment_case
+from inference.segmenter import Segmenter, obey_clicks, segment_case
 from inference.window import Window, grown
 
 PATCH = (16, 16, 16)
@@ -123,19 +123,6 @@ def test_a_box_is_taken_at_its_word():
     segmenter = Segmenter(network, TINY, torch.device("cpu"), seconds={PATCH: 0.01})
     segment_case(bright_case(Box((38, 38, 38), (42, 42, 42))), segmenter, Deadline(600))
     assert network.windows == 1
-
-
-def test_a_window_with_a_box_holds_the_previous_mask_that_reaches_further():
-    """What lies behind the box's margin is lost to a window that follows the box alone."""
-    case = bright_case(Box((38, 38, 38), (42, 42, 42)))
-    case = replace(case, previous=(case.image == 200).astype(np.uint8))
-    found = {}
-    for follow in (True, False):
-        effort = replace(ONE_FORWARD, follow=follow)
-        segmenter = Segmenter(Bright(), TINY, torch.device("cpu"), effort, seconds={PATCH: 0.01})
-        found[follow] = int((segment_case(case, segmenter, Deadline(600)) == 1).sum())
-    assert found[False] == 16 * 8 * 8
-    assert abs(found[True] / (48 * 8 * 8) - 1) < 0.1
 
 
 def test_clicks_are_obeyed_whatever_the_network_says():
