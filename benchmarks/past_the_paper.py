@@ -20,16 +20,14 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.cases import EvaluationCase, list_cases, read_evaluation_case, without_boxes
-from evaluation.contestants import InProcess
+from evaluation.contestants import UNHURRIED, unhurried
 from evaluation.protocol import evaluate_case
 from inference import window
 from inference.atomic import replacing
 from inference.case import CaseError
 from inference.checkpoint import CheckpointError
-from inference.deadline import Deadline
-from inference.segmenter import ONE_FORWARD, TILES, Effort, Segmenter, load_segmenter, segment_case
+from inference.segmenter import ONE_FORWARD, TILES, Effort, Segmenter, load_segmenter
 
-SECONDS = 3600.0
 COLUMNS = ("case", "modality", "boxes", "large", "dsc_first", "dsc_final", "nsd_final", "seconds")
 
 
@@ -69,7 +67,7 @@ def run_row(name: str, cases: list[EvaluationCase], segmenter: Segmenter, out: P
     """Evaluates a row's cases and writes their scores."""
     row = ROWS[name]
     segmenter.effort = row.effort
-    contestant = InProcess("row", {}, lambda case: segment_case(case, segmenter, Deadline(SECONDS), say=lambda _: None))
+    contestant = unhurried(segmenter)
     lines: list[tuple] = []
     if row.without_boxes_only:
         above = list(ROWS)[list(ROWS).index(name) - 1]
@@ -83,7 +81,7 @@ def run_row(name: str, cases: list[EvaluationCase], segmenter: Segmenter, out: P
                 if boxes and row.without_boxes_only:
                     continue
                 began = time.process_time()
-                result, _ = evaluate_case(each, contestant, seconds_per_class=SECONDS)
+                result, _ = evaluate_case(each, contestant, seconds_per_class=UNHURRIED)
                 spent = (time.process_time() - began) / len(result.steps)
                 first, last = result.steps[0], result.steps[-1]
                 large = is_large(case, segmenter)
@@ -158,8 +156,6 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     cases = [case for case in cases if case.has_boxes]
-    # Nothing has to be measured where the time does not matter.
-    segmenter.seconds = {segmenter.config.patch: 0.0}
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.rows:
         if not (options.out / f"{name}.csv").exists():

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.cases import EvaluationCase, list_cases, read_evaluation_case
+from evaluation.contestants import UNHURRIED
 from evaluation.metrics import score_segmentation
 from evaluation.modality import modality_of
 from inference.case import Box, Case
@@ -25,9 +26,6 @@ from inference.window import central_third
 
 FOUND = 0.5
 """An object is found where a box has at least this intersection over union with its own."""
-
-SECONDS = 3600.0
-"""A run's time limit: what is compared is where it looks, not how fast this machine is."""
 
 COLUMNS = ("best IoU", "found", "DSC", "NSD")
 
@@ -62,7 +60,7 @@ def scored(case: Case, truth: EvaluationCase, segmenter: Segmenter) -> list[floa
     """Return the means over the objects of the best box's overlap, of those found, of DSC and NSD."""
     boxes = [prompts.box or central_third(case.image.shape) for prompts in case.objects]
     best = [best_overlap(extent, boxes) for extent in label_extents(truth.truth).values()]
-    labels = segment_case(case, segmenter, Deadline(SECONDS), say=tqdm.write)
+    labels = segment_case(case, segmenter, Deadline(UNHURRIED), say=tqdm.write)
     result = score_segmentation(truth.truth, labels, truth.spacing)
     return [float(np.mean(best)), float(np.mean([overlap >= FOUND for overlap in best])), result.dsc, result.nsd]
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from evaluation import figures
 from evaluation.cases import EvaluationCase, read_evaluation_case
+from evaluation.contestants import UNHURRIED
 from evaluation.modality import modality_of
 from evaluation.reliability import Calibration, LogOddsHistogram, mean_histogram
 from evaluation.results import ResultsFolder, write_atomically
@@ -33,9 +34,6 @@ from inference.segmenter import Segmenter, label_extents, segment_case
 FOLDER = "calibration"
 SUMMARY_FILE = "calibration.json"
 PICTURE_FILE = "calibration.png"
-
-SECONDS = 3600.0
-"""A run's time limit: what the weights say is measured, not how fast this machine is."""
 
 SMALL = 1 / 4
 """A small object's extent is at most this part of the patch along every axis."""
@@ -118,7 +116,7 @@ def count_case(case: EvaluationCase, segmenter: Segmenter, clicks: int) -> list[
         fusion = _CountingFusion(case.truth)
         shown = Case(case.name, case.image, case.spacing, objects, current if run else None)
         failures = segmenter.failures
-        current = segment_case(shown, segmenter, Deadline(SECONDS), say=tqdm.write, fusion=fusion)
+        current = segment_case(shown, segmenter, Deadline(UNHURRIED), say=tqdm.write, fusion=fusion)
         if segmenter.failures > failures:
             raise CaseError(f"{case.name}: the network failed (see above); expected weights that answer every object")
         counts += [

@@ -11,16 +11,12 @@ import torch
 from torch import nn
 
 from evaluation.cases import EvaluationCase, list_cases, read_evaluation_case
-from evaluation.contestants import InProcess
+from evaluation.contestants import UNHURRIED, unhurried
 from evaluation.protocol import evaluate_case
 from inference.checkpoint import ModelConfig
 from inference.cpu_forward import for_cpu
-from inference.deadline import Deadline
 from inference.network import LogOddsUNet, ResidualEncoderUNet
-from inference.segmenter import Segmenter, segment_case
-
-SECONDS = 3600.0
-"""A run's time limit here: validation measures what the weights can, not how fast this machine is."""
+from inference.segmenter import Effort, Segmenter
 
 
 @dataclass(frozen=True)
@@ -69,12 +65,8 @@ def evaluate_network(
     was_training = network.training
     log_odds = LogOddsUNet(network).eval()
     forward = arrange(log_odds) if device.type == "cpu" else log_odds
-    # Nothing has to be measured where the time does not matter.
-    segmenter = Segmenter(forward, config, device, seconds={config.patch: 0.0})
-    contestant = InProcess(
-        "training", {}, lambda case: segment_case(case, segmenter, Deadline(SECONDS), say=lambda line: None)
-    )
-    result, _ = evaluate_case(case, contestant, seconds_per_class=SECONDS)
+    segmenter = Segmenter(forward, config, device, Effort.for_weights(config))
+    result, _ = evaluate_case(case, unhurried(segmenter), seconds_per_class=UNHURRIED)
     network.train(was_training)
     first, last = result.steps[0], result.steps[-1]
     return Evaluated(result.modality, first.dsc, last.dsc, last.nsd)
