@@ -56,7 +56,8 @@ class Effort:
         larger_windows: how often the window of an object without a box grows while the object reaches out of it.
         refocus: whether an object that was found by its first click alone is looked at again, in a window around it.
         pieces: whether clicks that the network contradicts add a piece of the object or take one away.
-        edges: whether an object's border is moved to the image's edges (:mod:`inference.edges`).
+        edges: whether the border of an object larger than the patch is moved to the image's edges
+            (:mod:`inference.edges`).
         tiles: forwards at native resolution along a border that was seen coarsely, at most.
     """
 
@@ -308,7 +309,7 @@ class _Passes:
     def _segment(self, prompts: ObjectPrompts, window: Window, until: float, look: _Look) -> None:
         """All looks, then the edges."""
         self._looks(prompts, window, until, look)
-        if not self.segmenter.effort.edges:
+        if not self.segmenter.effort.edges or not look.window.outgrown:
             return
         shape: Voxel = self.case.image.shape
         image, squares = self.image.crop(look.window).cpu(), self.image.crop_squares(look.window).cpu()

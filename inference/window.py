@@ -89,6 +89,11 @@ class Window:
     def box(self) -> Box:
         return Box(self.start, tuple(start + n - 1 for start, n in zip(self.start, self.size)))
 
+    @property
+    def outgrown(self) -> bool:
+        """Whether what the window is around is larger than the patch along any axis."""
+        return any(n > p * (1 + MARGIN) for n, p in zip(self.size, self.patch))
+
     def inside(self, shape: Voxel) -> Box | None:
         """The part of the window that lies in an image of ``shape``."""
         return self.box.clipped(shape)

@@ -151,6 +151,13 @@ class TestSize:
         sizes = [max(n + -(-p // 3), min(max(3 * n, p // 2), p)) for n, p in zip(region.size, patch)]
         assert Window.around(region, patch, keep_proportions=False).size == tuple(sizes)
 
+    @given(patch=PATCHES, region=boxes(-30, 40, 50))
+    def test_what_is_larger_than_the_patch_has_outgrown_it(self, patch: Voxel, region: Box) -> None:
+        larger = any(n > p for n, p in zip(region.size, patch))
+        fits = all(n + math.ceil(p * MARGIN) <= p * (1 + MARGIN) for n, p in zip(region.size, patch))
+        assume(larger or fits)
+        assert Window.around(region, patch, keep_proportions=False).outgrown == larger
+
     def test_a_box_of_two_thirds_of_the_patch_is_not_zoomed(self) -> None:
         window = Window.around(Box((10, 10, 10), (137, 137, 137)), (192, 192, 192), keep_proportions=True)
         assert window == Window((-22, -22, -22), (192, 192, 192), (192, 192, 192))
