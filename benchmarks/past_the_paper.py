@@ -31,7 +31,6 @@ from inference.case import CaseError
 from inference.checkpoint import CheckpointError
 from inference.fusion import Fusion
 from inference.segmenter import ONE_FORWARD, TILES, Effort, Segmenter, load_segmenter
-from inference.window import window_for
 
 UNSURE = 0.02
 """The truth is given as so far from 0 and 1, about as sure as a network is."""
@@ -108,7 +107,7 @@ def seen_coarsely(case: EvaluationCase, segmenter: Segmenter) -> float:
     config, shape = segmenter.config, case.image.shape
     truth, fusion = torch.from_numpy(case.truth), Fusion(shape)
     for item in case.objects:
-        around = window_for(item, shape, config.patch, config.keep_proportions)
+        around = window.window_for(item, shape, config.patch, config.keep_proportions)
         share = around.crop_label(truth, item.label)
         for where, log_odds in around.paste(torch.logit(share, eps=UNSURE), shape):
             fusion.add(item.label, where, log_odds)
@@ -184,9 +183,8 @@ def main() -> int:
     print(by_modality(options.out))
     large = [seen_coarsely(case, segmenter) for case in cases if is_large(case, segmenter)]
     if large:
-        print(
-            f"the truth of the {len(large)} cases larger than the patch, seen coarsely: NSD {min(large):.3f} at least"
-        )
+        mean, least = np.mean(large), min(large)
+        print(f"the truth of {len(large)} large cases, seen coarsely: NSD {mean:.3f}, at least {least:.3f}")
     return 0
 
 

@@ -21,8 +21,8 @@ from inference.case import Box, Voxel
 from inference.intensities import NormalizedImage
 from inference.window import Window
 
-RADIUS, COARSE_RADIUS = 1, 2
-"""Voxels of the patch to each side that a line is fitted to; the latter where the patch is coarser than the image."""
+RADIUS = 2
+"""Voxels of the patch to each side that a line is fitted to."""
 
 EPSILON = 1e-2
 """Deviations below the root of this, a tenth of that along the border, are noise and no edge."""
@@ -77,8 +77,7 @@ class Edges:
         squares = squares - 2 * middle * image + middle * middle
         image = image - middle
         p = torch.sigmoid(log_odds)
-        coarse = any(size > patch for size, patch in zip(window.size, window.patch))
-        around = partial(_mean, radius=COARSE_RADIUS if coarse else RADIUS)
+        around = partial(_mean, radius=RADIUS)
         mean, mean_p = around(image), around(p)
         slope = (around(image * p) - mean * mean_p) / (around(squares) - mean * mean + EPSILON * variance)
         offset = around(mean_p - slope * mean)
