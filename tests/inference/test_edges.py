@@ -155,9 +155,11 @@ class TestInTheSegmenter:
         def forward(self, x: Tensor) -> Tensor:
             return torch.from_numpy(ball(PATCH, (7.5, 7.5, 7.5), 5.0)).float()[None, None]
 
-    def segment(self, edges: bool, seconds: float = 600) -> float:
+    BOX = Box((11, 15, 13), (29, 33, 31))
+
+    def segment(self, edges: bool, seconds: float = 600, box: Box = BOX) -> float:
         image, truth = phantom(noise=5)
-        case = Case("a.npz", image, (1, 1, 1), (ObjectPrompts(1, Box((11, 15, 13), (29, 33, 31))),))
+        case = Case("a.npz", image, (1, 1, 1), (ObjectPrompts(1, box),))
         tool = Segmenter(self.Off(), TINY, torch.device("cpu"), effort=replace(ONE_FORWARD, edges=edges))
         tool.seconds = {PATCH: 0.001}
         labels = segment_case(case, tool, Deadline(seconds), say=pytest.fail)
@@ -165,6 +167,11 @@ class TestInTheSegmenter:
 
     def test_the_effort_decides(self) -> None:
         assert self.segment(edges=True) > self.segment(edges=False) + 0.05
+
+    def test_an_object_that_fits_is_left_alone(self) -> None:
+        """Its window reaches over the edge, and is not quite large enough."""
+        fits = Box((13, 17, 15), (27, 31, 29))
+        assert self.segment(edges=True, box=fits) == self.segment(edges=False, box=fits)
 
     def test_nothing_is_followed_without_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = self.segment(edges=False)
