@@ -61,6 +61,8 @@ class ModelConfig:
         keep_proportions: whether windows have one zoom for all axes (:meth:`inference.window.Window.around`).
         temperature: what the network's log-odds are divided by, so that its probabilities can be compared between
             objects; `python -m evaluation calibrate` measures it.
+        finer: how many times finer along each axis the network was taught to look a second time, with what it said
+            first as the previous mask; 1 if it was not.
     """
 
     network: NetworkConfig
@@ -68,12 +70,20 @@ class ModelConfig:
     style: PromptStyle
     keep_proportions: bool = True
     temperature: float = 1.0
+    finer: int = 1
 
     def __post_init__(self) -> None:
         if len(self.patch) != 3 or any(p < 1 or p % self.network.stride for p in self.patch):
             raise ValueError(f"patch {self.patch}: expected three multiples of {self.network.stride}")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature {self.temperature}: expected a number above 0")
+        if self.finer < 1:
+            raise ValueError(f"finer {self.finer}: expected a whole number, at least 1")
+
+    @property
+    def finer_patch(self) -> Voxel:
+        """The patch of a second look: it shows a window in more voxels."""
+        return tuple(p * self.finer for p in self.patch)
 
 
 def save(path: Path, config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
@@ -145,7 +155,9 @@ def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
             tuple(config["patch"]),
             PromptStyle(**config["style"]),
             bool(config["keep_proportions"]),
-            float(config.get("temperature", 1.0)),  # Files from before it was measured have none.
+            # Files from before these were known have neither.
+            float(config.get("temperature", 1.0)),
+            int(config.get("finer", 1)),
         )
         state = dict(content["state"])
     except (KeyError, TypeError, ValueError) as error:
@@ -207,6 +219,7 @@ def _as_trained(model: ModelConfig, folder: Path) -> ModelConfig:
             style=PromptStyle(**own["style"]),
             keep_proportions=own["keep_proportions"],
             temperature=float(own.get("temperature", 1.0)),
+            finer=int(own.get("finer", 1)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

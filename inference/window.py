@@ -392,6 +392,11 @@ def closer(window: Window, position: Voxel) -> Window:
     return Window(tuple(v - n // 2 for v, n in zip(position, size)), size, window.patch)
 
 
+def finely(log_odds: Tensor, finer: int) -> Tensor:
+    """(N, D, H, W) -> the same in patches of so many times the voxels along each axis, linearly interpolated."""
+    return functional.interpolate(log_odds[:, None], scale_factor=finer, mode="trilinear", align_corners=False)[:, 0]
+
+
 def _near_border(log_odds: Tensor) -> Tensor:
     """(D, H, W) in [0, 1]: 1 within two voxels of the object's border and where p is not clear, then less."""
     unclear = (_uncertainty(log_odds) > UNCLEAR).float()[None, None]

@@ -28,6 +28,8 @@ class Sampling:
             each time that the image's number of objects halves on the way to one; at most four fifths.
         refinement: share of samples of labelled objects that look at a part of the border at native resolution, with
             a coarse mask of the object as the previous one.
+        second_look: share of steps whose samples, objects larger than the patch, are looked at a second time,
+            ``ModelConfig.finer`` times finer, with the first look's probabilities as the previous mask.
     """
 
     clicks: tuple[float, ...]
@@ -41,6 +43,7 @@ class Sampling:
     regions: float
     merged: float
     refinement: float
+    second_look: float
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class TrainingConfig:
         model: network, patch and prompt style.
         sampling: what the network is shown.
         batch: samples a forward, in each process.
+        finer_batch: the same where they are looked at a second time.
         accumulate: forwards a step of the optimizer.
         epochs: of as many samples as there are volumes.
         learning_rate: reached after ``warmup`` steps.
@@ -65,6 +69,7 @@ class TrainingConfig:
     model: ModelConfig
     sampling: Sampling
     batch: int
+    finer_batch: int
     accumulate: int
     epochs: float
     learning_rate: float
@@ -94,8 +99,10 @@ PAPER = TrainingConfig(
         regions=0.0,
         merged=0.0,
         refinement=0.0,
+        second_look=0.0,
     ),
     batch=2,
+    finer_batch=2,
     accumulate=8,
     epochs=25,
     learning_rate=1e-4,
@@ -114,6 +121,7 @@ DEFAULT = TrainingConfig(
         patch=(48, 48, 48),
         style=PAPER_STYLE,
         keep_proportions=False,
+        finer=2,
     ),
     sampling=Sampling(
         clicks=(0.3, 0.25, 0.15, 0.12, 0.1, 0.08),
@@ -127,8 +135,10 @@ DEFAULT = TrainingConfig(
         regions=0.25,
         merged=0.15,
         refinement=0.15,
+        second_look=0.65,
     ),
     batch=8,
+    finer_batch=2,
     accumulate=1,
     epochs=65,
     learning_rate=2e-3,

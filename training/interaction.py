@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool3d
 
 from evaluation.simulated_user import click_from_error
-from inference.case import Click
-from inference.prompts import CLICK, CLICK_NEGATIVE, PREVIOUS, PromptStyle, draw_clicks
-from inference.window import Window
+from inference.case import Click, Voxel
+from inference.prompts import BOX, CLICK, CLICK_NEGATIVE, PREVIOUS, PromptStyle, draw_clicks
+from inference.window import Window, finely
 from training.stream import Batch
 
 
@@ -29,6 +30,43 @@ def simulate(network: Callable[[Tensor], Tensor], batch: Batch, clicks: int, sty
     Returns:
         (N, 8, D, H, W): the batch's channels with previous masks and clicks drawn. The batch is not changed.
     """
+    return _simulated(network, batch, clicks, style)[0]
+
+
+def look_again(
+    network: Callable[[Tensor], Tensor], batch: Batch, clicks: int, style: PromptStyle, finer: int
+) -> Tensor:
+    """What the network sees when it looks a second time, at what it has seen coarsely.
+
+    Args:
+        batch: of patches ``finer`` times as fine as those of the first look, which is made here, with its clicks.
+
+    Returns:
+        (N, 8, D, H, W), fine: the batch's channels, the clicks, and the first look's probabilities as previous mask.
+    """
+    coarse_channels, made = _simulated(network, coarser(batch, finer), clicks, style)
+    with torch.no_grad():
+        first = log_odds(network(coarse_channels))
+    channels = batch.channels.clone()
+    channels[:, PREVIOUS] = torch.sigmoid(finely(first, finer))
+    coarse: Voxel = tuple(first.shape[1:])
+    for index, clicks_made in enumerate(made):
+        _draw(channels, index, clicks_made, Window((0, 0, 0), coarse, tuple(channels.shape[2:])), style)
+    return channels
+
+
+def coarser(batch: Batch, finer: int) -> Batch:
+    """The batch as a patch of fewer voxels shows it."""
+    channels = avg_pool3d(batch.channels, finer)
+    channels[:, BOX] = (channels[:, BOX] >= 0.5).float()
+    truth = avg_pool3d(batch.truth.float()[:, None], finer)[:, 0] > 0.5
+    return Batch(channels, truth, batch.first_click)
+
+
+def _simulated(
+    network: Callable[[Tensor], Tensor], batch: Batch, clicks: int, style: PromptStyle
+) -> tuple[Tensor, list[list[Click]]]:
+    """As :func:`simulate`; also the clicks of each sample, in voxels of the patch."""
     channels = batch.channels.clone()
     made: list[list[Click]] = [[] for _ in batch.truth]
     nothing = torch.zeros_like(batch.truth)
@@ -38,7 +76,7 @@ def simulate(network: Callable[[Tensor], Tensor], batch: Batch, clicks: int, sty
             prediction = log_odds(network(channels)) > 0
         channels[:, PREVIOUS] = prediction
         _click(channels, prediction, batch.truth, made, style, wanted=[True] * len(made))
-    return channels
+    return channels, made
 
 
 def _click(
@@ -53,6 +91,10 @@ def _click(
         if click is None:
             continue
         clicks.append(Click(*click))
-        drawn = torch.zeros((2, *patch))
-        draw_clicks(drawn[0], drawn[1], tuple(clicks), whole, style)
-        channels[index, [CLICK, CLICK_NEGATIVE]] = drawn.to(channels.device)
+        _draw(channels, index, clicks, whole, style)
+
+
+def _draw(channels: Tensor, index: int, clicks: list[Click], window: Window, style: PromptStyle) -> None:
+    drawn = torch.zeros((2, *window.patch))
+    draw_clicks(drawn[0], drawn[1], tuple(clicks), window, style)
+    channels[index, [CLICK, CLICK_NEGATIVE]] = drawn.to(channels.device)

@@ -22,7 +22,7 @@ from inference.atomic import replacing
 from inference.network import NetworkConfig, ResidualEncoderUNet
 from training.config import TrainingConfig
 from training.dataset import Volume
-from training.interaction import log_odds, simulate
+from training.interaction import log_odds, look_again, simulate
 from training.lock import held
 from training.log import Log, draw_curves
 from training.loss import dice_loss, segmentation_loss
@@ -154,7 +154,8 @@ def train(
     torch.manual_seed(run.seed)
     state = begin(config, run, initial, build)
     if run.compile:
-        state.network.to(memory_format=torch.channels_last_3d).compile()
+        # Two sizes of patches: one graph for any size would be slower than one for each.
+        state.network.to(memory_format=torch.channels_last_3d).compile(dynamic=False)
     forward = _parallel(state.network, run.device) if processes > 1 else state.network
     samples = config.batch * config.accumulate * processes
     source = stream(Steps(volumes, config, run.seed, rank, processes), state.step, run.steps, run.workers, run.device)
@@ -241,7 +242,12 @@ def accumulate(forward: nn.Module, state: State, drawn: Step, config: TrainingCo
         unsynchronized = isinstance(forward, DistributedDataParallel) and not last
         with forward.no_sync() if unsynchronized else nullcontext():
             with torch.autocast(run.device.type, dtype, enabled=run.mixed_precision):
-                channels = simulate(state.network, batch, drawn.clicks, config.model.style)
+                if drawn.second_look:
+                    channels = look_again(
+                        state.network, batch, drawn.clicks, config.model.style, config.model.finer
+                    )
+                else:
+                    channels = simulate(state.network, batch, drawn.clicks, config.model.style)
                 odds = log_odds(forward(channels))
             truth = batch.truth.float()
             loss = segmentation_loss(odds, truth)

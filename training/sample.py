@@ -76,16 +76,13 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
     """The sample of one object of a volume: box or none, window, crop, augmentation."""
     sampling, model = config.sampling, config.model
     all_labels = volume.labels
-    if sampling.merged and random.random() < min(sampling.merged * math.log2(len(volume.objects)), MOST_MERGED):
-        volume = merged(volume, label, random)
+    volume = _perhaps_merged(volume, label, sampling, random)
     shape, extent = tuple(volume.labels.shape), volume.objects[label]
-    prompts = ObjectPrompts(label)
     chance = random.random()
     has_box = chance >= sampling.no_box + sampling.no_prompt
+    prompts = ObjectPrompts(label)
     if has_box:
-        # Only the object's slices: its box in y and x is that of a slice.
-        slices = volume.labels[extent.slices[0]] == label
-        prompts = replace(prompts, box=_challenge_box(slices, random, first_slice=extent.lower[0]))
+        prompts = replace(prompts, box=_box_of(volume, label, random))
         window = window_for(prompts, shape, model.patch, model.keep_proportions)
     else:
         window = _window_without_box(volume, label, extent, model, random)
@@ -99,6 +96,48 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
     if random.random() < sampling.synthetic:
         sample.channels[IMAGE] = synthesize(sample.channels[IMAGE], window.crop_nearest(all_labels), random)
     return _augmented(sample, random) if sampling.augment else sample
+
+
+def make_finer_sample(
+    volume: Volume, label: int, config: TrainingConfig, random: np.random.Generator, any_size: bool = False
+) -> Sample | None:
+    """One object of a volume in the fine patch of a second look: of the window where the first look ends.
+
+    Without a box that is not where it begins (at the first click), but around about the object.
+
+    Args:
+        any_size: whether an object will do that is not larger than the patch of the first look.
+
+    Returns:
+        None if the object is not larger than that.
+    """
+    sampling, model = config.sampling, config.model
+    volume = _perhaps_merged(volume, label, sampling, random)
+    shape, extent = tuple(volume.labels.shape), volume.objects[label]
+    has_box = random.random() >= sampling.no_box + sampling.no_prompt
+    prompts = ObjectPrompts(label, box=_box_of(volume, label, random) if has_box else None)
+    known = None if has_box else _rough(extent, random)
+    window = window_for(prompts, shape, model.patch, model.keep_proportions, known)
+    if not window.outgrown and not any_size:
+        return None
+    if random.random() >= sampling.perfect_window:
+        window = _disturbed(window, extent, random)
+    window = replace(window, patch=model.finer_patch)
+    sample = crop(volume, prompts, window, model, first_click=not has_box)
+    return _augmented(sample, random) if sampling.augment else sample
+
+
+def _perhaps_merged(volume: Volume, label: int, sampling: Sampling, random: np.random.Generator) -> Volume:
+    if sampling.merged and random.random() < min(sampling.merged * math.log2(len(volume.objects)), MOST_MERGED):
+        return merged(volume, label, random)
+    return volume
+
+
+def _box_of(volume: Volume, label: int, random: np.random.Generator) -> Box:
+    # Only the object's slices: its box in y and x is that of a slice.
+    extent = volume.objects[label]
+    slices = volume.labels[extent.slices[0]] == label
+    return _challenge_box(slices, random, first_slice=extent.lower[0])
 
 
 def make_region_sample(volume: Volume, config: TrainingConfig, random: np.random.Generator) -> Sample | None:
@@ -180,12 +219,17 @@ def _window_without_box(
         click = Click(tuple(p + lower for p, lower in zip(position, extent.lower)), positive=True)
         known, previous = ObjectPrompts(label, clicks=(click,)), None
     else:
-        grow = random.uniform(-0.25, 0.4, size=3)
-        lower = tuple(round(a - g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
-        upper = tuple(round(b + g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
-        known, previous = ObjectPrompts(label), Box(lower, upper)
+        known, previous = ObjectPrompts(label), _rough(extent, random)
     shape: Voxel = tuple(volume.labels.shape)
     return window_for(known, shape, model.patch, model.keep_proportions, previous)
+
+
+def _rough(extent: Box, random: np.random.Generator) -> Box:
+    """About where the object is."""
+    grow = random.uniform(-0.25, 0.4, size=3)
+    lower = tuple(round(a - g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
+    upper = tuple(round(b + g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
+    return Box(lower, upper)
 
 
 def _tile(volume: Volume, label: int, extent: Box, model: ModelConfig, random: np.random.Generator) -> Window:

@@ -12,7 +12,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.config import TrainingConfig
 from training.dataset import Volume
-from training.sample import Sample, file_probabilities, make_region_sample, make_sample, make_synthetic_sample
+from training.sample import (
+    Sample,
+    file_probabilities,
+    make_finer_sample,
+    make_region_sample,
+    make_sample,
+    make_synthetic_sample,
+)
+
+FINER_ATTEMPTS = 30
+"""Objects that are tried until one is larger than the patch."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +48,18 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """The batches of one step of the optimizer in one process, and the rounds of clicks that they get."""
+    """The batches of one step of the optimizer in one process, and the rounds of clicks that they get.
+
+    Args:
+        second_look: whether the batches are fine, for a second look.
+    """
 
     batches: list[Batch]
     clicks: int
+    second_look: bool = False
 
     def pin_memory(self) -> Step:
-        return Step([batch.pin_memory() for batch in self.batches], self.clicks)
+        return Step([batch.pin_memory() for batch in self.batches], self.clicks, self.second_look)
 
 
 class Steps(Dataset[Step]):
@@ -61,13 +76,15 @@ class Steps(Dataset[Step]):
 
     def __getitem__(self, step: int) -> Step:
         config = self.config
-        clicks = np.random.default_rng((self.seed, step)).choice(len(config.sampling.clicks), p=config.sampling.clicks)
+        random = np.random.default_rng((self.seed, step))
+        clicks = random.choice(len(config.sampling.clicks), p=config.sampling.clicks)
+        second_look = bool(random.random() < config.sampling.second_look)
+        size, sample = (config.finer_batch, self.finer_sample) if second_look else (config.batch, self.sample)
         batches = []
         for forward in range(config.accumulate):
-            first = (forward * self.processes + self.rank) * config.batch
-            samples = [self.sample(step, first + place) for place in range(config.batch)]
-            batches.append(collate(samples))
-        return Step(batches, int(clicks))
+            first = (forward * self.processes + self.rank) * size
+            batches.append(collate([sample(step, first + place) for place in range(size)]))
+        return Step(batches, int(clicks), second_look)
 
     def sample(self, step: int, place: int) -> Sample:
         random = np.random.default_rng((self.seed, step, place))
@@ -81,6 +98,18 @@ class Steps(Dataset[Step]):
             if sample is not None:
                 return sample
         return make_sample(volume, int(random.choice(list(volume.objects))), self.config, random)
+
+    def finer_sample(self, step: int, place: int) -> Sample:
+        """A sample for a second look: of a real object larger than the patch, if one is soon found."""
+        random = np.random.default_rng((self.seed, step, place))
+        sample, attempts = None, 0
+        while sample is None:
+            attempts += 1
+            volume = self.volumes[random.choice(len(self.volumes), p=self.probabilities)]
+            label = int(random.choice(list(volume.objects)))
+            any_size = attempts == FINER_ATTEMPTS
+            sample = make_finer_sample(volume, label, self.config, random, any_size)
+        return sample
 
 
 def collate(samples: list[Sample]) -> Batch:
