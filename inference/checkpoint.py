@@ -61,8 +61,8 @@ class ModelConfig:
         keep_proportions: whether windows have one zoom for all axes (:meth:`inference.window.Window.around`).
         temperature: what the network's log-odds are divided by, so that its probabilities can be compared between
             objects; `python -m evaluation calibrate` measures it.
-        finer: how many times finer along each axis the network was taught to look a second time, with what it said
-            first as the previous mask; 1 if it was not.
+        finer: the network was taught to look again so many times as finely along each axis, with its probabilities
+            as the previous mask; 1 if it was not.
     """
 
     network: NetworkConfig
@@ -82,7 +82,7 @@ class ModelConfig:
 
     @property
     def finer_patch(self) -> Voxel:
-        """The patch of a second look: it shows a window in more voxels."""
+        """The patch of a finer look: it shows a window in more voxels."""
         return tuple(p * self.finer for p in self.patch)
 
 

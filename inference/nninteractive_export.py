@@ -115,6 +115,7 @@ def capability(config: ModelConfig) -> dict:
             "style": asdict(config.style),
             "keep_proportions": config.keep_proportions,
             "temperature": config.temperature,
+            "finer": config.finer,
         },
     }
 

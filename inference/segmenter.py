@@ -24,7 +24,7 @@ from inference.intensities import NormalizedImage
 from inference.network import IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet
 from inference.pieces import disobeyed, piece, without_ruled_out
 from inference.prompts import encode
-from inference.window import SLAB, Window, blended, closer, grown, refocused, tiles, window_for
+from inference.window import SLAB, Window, blended, closer, finely, grown, refocused, tiles, window_for
 
 FALLBACK_LOG_ODDS = 2.0
 """How sure the previous mask or an ellipsoid counts among what the network says: p = 0.88."""
@@ -55,6 +55,8 @@ class Effort:
     Args:
         larger_windows: how often the window of an object without a box grows while the object reaches out of it.
         refocus: whether an object that was found by its first click alone is looked at again, in a window around it.
+        finer: whether an object larger than the patch is looked at again in a patch of more voxels, by weights that
+            were taught to.
         pieces: whether clicks that the network contradicts add a piece of the object or take one away.
         edges: whether the border of an object larger than the patch is moved to the image's edges
             (:mod:`inference.edges`).
@@ -63,6 +65,7 @@ class Effort:
 
     larger_windows: int = 5
     refocus: bool = True
+    finer: bool = True
     pieces: bool = True
     edges: bool = True
     tiles: int = 0
@@ -77,7 +80,7 @@ class Effort:
         return cls(tiles=TILES if config.keep_proportions else 0)
 
 
-ONE_FORWARD = Effort(larger_windows=0, refocus=False, pieces=False, edges=False)
+ONE_FORWARD = Effort(larger_windows=0, refocus=False, finer=False, pieces=False, edges=False)
 """The paper's effort."""
 
 
@@ -307,9 +310,22 @@ class _Passes:
         self.image = image
 
     def _segment(self, prompts: ObjectPrompts, window: Window, until: float, look: _Look) -> None:
-        """All looks, then the edges."""
-        self._looks(prompts, window, until, look)
-        if not self.segmenter.effort.edges or not look.window.outgrown:
+        """Finds the object; then, as far as the time allows, what makes its mask better."""
+        self._find(prompts, window, until, look)
+        found = look.window
+        if found.patch == self.segmenter.config.patch:  # With a smaller one, there was no time for that.
+            if found.outgrown:
+                self._look_finer(prompts, until, look)
+            self._follow_clicks(prompts, found, until, look)
+            self._refine_in_tiles(prompts, until, look)
+        if found.outgrown:
+            self._follow_edges(until, look)
+
+    def _in_time(self, patch: Voxel, until: float) -> bool:
+        return time.monotonic() + self.segmenter.expected_seconds(patch) <= until
+
+    def _follow_edges(self, until: float, look: _Look) -> None:
+        if not self.segmenter.effort.edges:
             return
         shape: Voxel = self.case.image.shape
         image, squares = self.image.crop(look.window).cpu(), self.image.crop_squares(look.window).cpu()
@@ -317,46 +333,58 @@ class _Passes:
         if edges is not None and time.monotonic() + np.prod(edges.region.size) / EDGE_VOXELS_PER_SECOND <= until:
             look.edges = edges
 
-    def _looks(self, prompts: ObjectPrompts, window: Window, until: float, look: _Look) -> None:
-        """One pass, then what the time until then allows: larger windows without a box, tiles along a coarse border."""
+    def _find(self, prompts: ObjectPrompts, window: Window, until: float, look: _Look) -> None:
+        """One pass; without a box, more in larger windows, and then one around what was found."""
         shape: Voxel = self.case.image.shape
         segmenter = self.segmenter
         effort = segmenter.effort
         before = self._previous(prompts, window)
         log_odds = segmenter.log_odds(self.image, before, prompts, window)
         look.take(window, log_odds)
-
-        def in_time() -> bool:
-            return time.monotonic() + segmenter.expected_seconds(window.patch) <= until
-
         for _ in range(effort.larger_windows if prompts.box is None else 0):
             larger = grown(window, log_odds, shape, segmenter.config.keep_proportions)
-            if larger is None or not in_time():
+            if larger is None or not self._in_time(window.patch, until):
                 break
             window = larger
             log_odds = segmenter.log_odds(self.image, self._previous(prompts, window), prompts, window)
             look.take(window, log_odds)
-        if effort.refocus and prompts.box is None and not _any(before) and in_time():
+        if effort.refocus and prompts.box is None and not _any(before) and self._in_time(window.patch, until):
             focused = refocused(window, log_odds, prompts, shape, segmenter.config.keep_proportions)
             if focused is not None:
                 mask = window.seen_from((log_odds > 0).float(), focused)
                 window, log_odds = focused, segmenter.log_odds(self.image, mask, prompts, focused)
                 look.take(window, log_odds)
-        if window.patch != segmenter.config.patch:  # A smaller one: there was no time for that.
+
+    def _look_finer(self, prompts: ObjectPrompts, until: float, look: _Look) -> None:
+        """Looks again at the same window in a patch of more voxels."""
+        segmenter, config = self.segmenter, self.segmenter.config
+        if not segmenter.effort.finer or config.finer == 1 or not self._in_time(config.finer_patch, until):
             return
-        if effort.pieces:
-            look.log_odds = without_ruled_out(look.log_odds, window, prompts.clicks)
-        for click in disobeyed(look.log_odds, window, prompts.clicks) if effort.pieces else ():
-            if not click.positive or not in_time():
+        # As in training: what the network itself has said, before the temperature.
+        seen = torch.sigmoid(finely(look.log_odds[None] * config.temperature, config.finer)[0])
+        window = look.window.finer(config.finer)
+        look.take(window, segmenter.log_odds(self.image, seen.to(segmenter.device), prompts, window))
+
+    def _follow_clicks(self, prompts: ObjectPrompts, found: Window, until: float, look: _Look) -> None:
+        """Takes away and adds pieces that clicks contradict; ``found``: the window, in the configuration's patch."""
+        if not self.segmenter.effort.pieces:
+            return
+        look.log_odds = without_ruled_out(look.log_odds, look.window, prompts.clicks)
+        for click in disobeyed(look.log_odds, look.window, prompts.clicks):
+            if not click.positive or not self._in_time(found.patch, until):
                 continue
-            near = closer(window, click.position)
-            mask = window.seen_from((look.log_odds > 0).float(), near)
-            found = piece(segmenter.log_odds(self.image, mask, prompts, near).cpu(), near, click)
-            if found is not None:
-                look.pieces.append((near, found))
+            near = closer(found, click.position)
+            mask = look.window.seen_from((look.log_odds > 0).float(), near)
+            added = piece(self.segmenter.log_odds(self.image, mask, prompts, near).cpu(), near, click)
+            if added is not None:
+                look.pieces.append((near, added))
+
+    def _refine_in_tiles(self, prompts: ObjectPrompts, until: float, look: _Look) -> None:
+        """Looks at the border again, in tiles of native resolution."""
+        segmenter, window = self.segmenter, look.window
         coarse = (look.log_odds > 0).float().to(segmenter.device)
-        for tile in islice(tiles(window, log_odds, shape), effort.tiles):
-            if not in_time():
+        for tile in islice(tiles(window, look.log_odds, self.case.image.shape), segmenter.effort.tiles):
+            if not self._in_time(tile.patch, until):
                 break
             look.tiles.append(
                 (tile, segmenter.log_odds(self.image, window.seen_from(coarse, tile), prompts, tile).cpu())

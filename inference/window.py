@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -93,6 +93,10 @@ class Window:
     def outgrown(self) -> bool:
         """Whether what the window is around is larger than the patch along any axis."""
         return any(n > p * (1 + MARGIN) for n, p in zip(self.size, self.patch))
+
+    def finer(self, times: int) -> Window:
+        """The same part of the image in a patch of so many times the voxels along each axis."""
+        return replace(self, patch=tuple(p * times for p in self.patch))
 
     def inside(self, shape: Voxel) -> Box | None:
         """The part of the window that lies in an image of ``shape``."""

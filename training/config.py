@@ -28,8 +28,8 @@ class Sampling:
             each time that the image's number of objects halves on the way to one; at most four fifths.
         refinement: share of samples of labelled objects that look at a part of the border at native resolution, with
             a coarse mask of the object as the previous one.
-        second_look: share of steps whose samples, objects larger than the patch, are looked at a second time,
-            ``ModelConfig.finer`` times finer, with the first look's probabilities as the previous mask.
+        finer_look: share of steps whose samples, objects larger than the patch, are looked at again,
+            ``ModelConfig.finer`` times as finely, with the coarse look's probabilities as the previous mask.
     """
 
     clicks: tuple[float, ...]
@@ -43,7 +43,7 @@ class Sampling:
     regions: float
     merged: float
     refinement: float
-    second_look: float
+    finer_look: float
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TrainingConfig:
         model: network, patch and prompt style.
         sampling: what the network is shown.
         batch: samples a forward, in each process.
-        finer_batch: the same where they are looked at a second time.
+        finer_batch: the same where they get a finer look.
         accumulate: forwards a step of the optimizer.
         epochs: of as many samples as there are volumes.
         learning_rate: reached after ``warmup`` steps.
@@ -99,7 +99,7 @@ PAPER = TrainingConfig(
         regions=0.0,
         merged=0.0,
         refinement=0.0,
-        second_look=0.0,
+        finer_look=0.0,
     ),
     batch=2,
     finer_batch=2,
@@ -135,7 +135,7 @@ DEFAULT = TrainingConfig(
         regions=0.25,
         merged=0.15,
         refinement=0.15,
-        second_look=0.65,
+        finer_look=0.65,
     ),
     batch=8,
     finer_batch=2,

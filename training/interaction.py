@@ -33,23 +33,23 @@ def simulate(network: Callable[[Tensor], Tensor], batch: Batch, clicks: int, sty
     return _simulated(network, batch, clicks, style)[0]
 
 
-def look_again(
+def look_finer(
     network: Callable[[Tensor], Tensor], batch: Batch, clicks: int, style: PromptStyle, finer: int
 ) -> Tensor:
-    """What the network sees when it looks a second time, at what it has seen coarsely.
+    """What the network sees when it looks again, ``finer`` times as finely, at what it has seen coarsely.
 
     Args:
-        batch: of patches ``finer`` times as fine as those of the first look, which is made here, with its clicks.
+        batch: of the finer patches; the coarse look, with its clicks, is made here.
 
     Returns:
-        (N, 8, D, H, W), fine: the batch's channels, the clicks, and the first look's probabilities as previous mask.
+        (N, 8, D, H, W), fine: the batch's channels, the clicks, and the coarse look's probabilities as previous mask.
     """
     coarse_channels, made = _simulated(network, coarser(batch, finer), clicks, style)
     with torch.no_grad():
-        first = log_odds(network(coarse_channels))
+        seen = log_odds(network(coarse_channels))
     channels = batch.channels.clone()
-    channels[:, PREVIOUS] = torch.sigmoid(finely(first, finer))
-    coarse: Voxel = tuple(first.shape[1:])
+    channels[:, PREVIOUS] = torch.sigmoid(finely(seen, finer))
+    coarse: Voxel = tuple(seen.shape[1:])
     for index, clicks_made in enumerate(made):
         _draw(channels, index, clicks_made, Window((0, 0, 0), coarse, tuple(channels.shape[2:])), style)
     return channels

@@ -22,7 +22,7 @@ from inference.atomic import replacing
 from inference.network import NetworkConfig, ResidualEncoderUNet
 from training.config import TrainingConfig
 from training.dataset import Volume
-from training.interaction import log_odds, look_again, simulate
+from training.interaction import log_odds, look_finer, simulate
 from training.lock import held
 from training.log import Log, draw_curves
 from training.loss import dice_loss, segmentation_loss
@@ -242,10 +242,8 @@ def accumulate(forward: nn.Module, state: State, drawn: Step, config: TrainingCo
         unsynchronized = isinstance(forward, DistributedDataParallel) and not last
         with forward.no_sync() if unsynchronized else nullcontext():
             with torch.autocast(run.device.type, dtype, enabled=run.mixed_precision):
-                if drawn.second_look:
-                    channels = look_again(
-                        state.network, batch, drawn.clicks, config.model.style, config.model.finer
-                    )
+                if drawn.finer_look:
+                    channels = look_finer(state.network, batch, drawn.clicks, config.model.style, config.model.finer)
                 else:
                     channels = simulate(state.network, batch, drawn.clicks, config.model.style)
                 odds = log_odds(forward(channels))

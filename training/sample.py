@@ -101,12 +101,12 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
 def make_finer_sample(
     volume: Volume, label: int, config: TrainingConfig, random: np.random.Generator, any_size: bool = False
 ) -> Sample | None:
-    """One object of a volume in the fine patch of a second look: of the window where the first look ends.
+    """The sample of one object of a volume for a finer look, in a finer patch of the window that all is known of.
 
-    Without a box that is not where it begins (at the first click), but around about the object.
+    Without a box that is not where the object was looked for at first, around a click, but about around the object.
 
     Args:
-        any_size: whether an object will do that is not larger than the patch of the first look.
+        any_size: whether an object will do that is not larger than the patch.
 
     Returns:
         None if the object is not larger than that.

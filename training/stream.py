@@ -51,15 +51,15 @@ class Step:
     """The batches of one step of the optimizer in one process, and the rounds of clicks that they get.
 
     Args:
-        second_look: whether the batches are fine, for a second look.
+        finer_look: whether the batches are of finer patches.
     """
 
     batches: list[Batch]
     clicks: int
-    second_look: bool = False
+    finer_look: bool = False
 
     def pin_memory(self) -> Step:
-        return Step([batch.pin_memory() for batch in self.batches], self.clicks, self.second_look)
+        return Step([batch.pin_memory() for batch in self.batches], self.clicks, self.finer_look)
 
 
 class Steps(Dataset[Step]):
@@ -78,13 +78,13 @@ class Steps(Dataset[Step]):
         config = self.config
         random = np.random.default_rng((self.seed, step))
         clicks = random.choice(len(config.sampling.clicks), p=config.sampling.clicks)
-        second_look = bool(random.random() < config.sampling.second_look)
-        size, sample = (config.finer_batch, self.finer_sample) if second_look else (config.batch, self.sample)
+        finer_look = bool(random.random() < config.sampling.finer_look) and config.model.finer > 1
+        size, sample = (config.finer_batch, self.finer_sample) if finer_look else (config.batch, self.sample)
         batches = []
         for forward in range(config.accumulate):
             first = (forward * self.processes + self.rank) * size
             batches.append(collate([sample(step, first + place) for place in range(size)]))
-        return Step(batches, int(clicks), second_look)
+        return Step(batches, int(clicks), finer_look)
 
     def sample(self, step: int, place: int) -> Sample:
         random = np.random.default_rng((self.seed, step, place))
@@ -100,7 +100,7 @@ class Steps(Dataset[Step]):
         return make_sample(volume, int(random.choice(list(volume.objects))), self.config, random)
 
     def finer_sample(self, step: int, place: int) -> Sample:
-        """A sample for a second look: of a real object larger than the patch, if one is soon found."""
+        """A sample for a finer look: of a real object larger than the patch, if one is soon found."""
         random = np.random.default_rng((self.seed, step, place))
         sample, attempts = None, 0
         while sample is None:

@@ -108,12 +108,14 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(volumes: list[Vol
     assert any(not torch.equal(a, b) for a, b in zip(before, state.network.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("finer_look", [0.0, 1.0])
 def test_accumulated_batches_give_the_gradient_of_one_large_batch(
-    volumes: list[Volume], config: TrainingConfig, run: Run
+    volumes: list[Volume], config: TrainingConfig, run: Run, finer_look: float
 ):
     gradients = []
     for batch, times in ((4, 1), (2, 2)):
-        shared = replace(config, batch=batch, accumulate=times)
+        sampling = replace(config.sampling, finer_look=finer_look)
+        shared = replace(config, sampling=sampling, batch=batch, finer_batch=batch, accumulate=times)
         state = begin(shared, replace(run, out=run.out / str(times)), None)
         state.network.load_state_dict(gradients[0][0]) if gradients else None
         weights = {name: tensor.clone() for name, tensor in state.network.state_dict().items()}

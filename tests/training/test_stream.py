@@ -20,12 +20,15 @@ def test_the_same_with_workers_and_from_any_step(volumes: list[Volume], config: 
     assert not torch.equal(alone[0].batches[0].channels, alone[1].batches[0].channels)
 
 
+@pytest.mark.parametrize("finer_look", [0.0, 1.0])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_draw_what_one_with_the_doubled_batch_draws(
-    volumes: list[Volume], config: TrainingConfig, accumulate: int
+    volumes: list[Volume], config: TrainingConfig, accumulate: int, finer_look: float
 ):
-    config = replace(config, accumulate=accumulate)
-    whole = Steps(volumes, replace(config, batch=2 * config.batch), seed=3)[5]
+    config = replace(config, accumulate=accumulate, sampling=replace(config.sampling, finer_look=finer_look))
+    doubled = replace(config, batch=2 * config.batch, finer_batch=2 * config.finer_batch)
+    whole = Steps(volumes, doubled, seed=3)[5]
+    assert whole.finer_look == (finer_look == 1)
     halves = [Steps(volumes, config, 3, rank, processes=2)[5] for rank in range(2)]
     assert {half.clicks for half in halves} == {whole.clicks}
     for forward, batch in enumerate(whole.batches):

@@ -1,0 +1,134 @@
+"""Objects larger than the patch: found coarsely, then looked at again in more voxels, if there is time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from factories import TINY
+from torch import Tensor, nn
+
+from inference.case import Box, Case, Click, ObjectPrompts
+from inference.deadline import Deadline
+from inference.prompts import IMAGE, PREVIOUS
+from inference.segmenter import ONE_FORWARD, Segmenter, segment_case
+
+PATCH, FINE = (16, 16, 16), (32, 32, 32)
+
+
+class Bright(nn.Module):
+    """Takes what is brighter than the mean for the object; remembers what it was shown."""
+
+    def __init__(self, seconds: float = 0.0, fine_seconds: float = 0.0) -> None:
+        super().__init__()
+        self.seconds = {PATCH: seconds, FINE: fine_seconds}
+        self.shown: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shown.append(x[0])
+        time.sleep(self.seconds[tuple(x.shape[2:])])
+        return 20 * x[:, IMAGE : IMAGE + 1]
+
+    @property
+    def patches(self) -> list[tuple[int, ...]]:
+        return [tuple(x.shape[1:]) for x in self.shown]
+
+
+def segmenter(network: nn.Module, times: int = 2, **effort: bool) -> Segmenter:
+    return Segmenter(
+        network,
+        replace(TINY, finer=times, temperature=3.0),
+        torch.device("cpu"),
+        replace(ONE_FORWARD, **({"finer": True} | effort)),
+        {PATCH: 1e-3},
+    )
+
+
+def comb(*clicks: Click) -> Case:
+    """A large object with a fine structure: plates of three voxels, three apart, that a coarse look cannot part."""
+    image = np.full((64, 64, 64), 10, np.uint8)
+    image[8:56, 8:56, 8:56][:, np.arange(48) % 6 < 3] = 200
+    return Case("a.npz", image, (1, 1, 1), (ObjectPrompts(1, Box((8, 8, 8), (55, 55, 55)), clicks),))
+
+
+def dice(labels: np.ndarray, case: Case) -> float:
+    found, truth = labels == 1, case.image == 200
+    return 2 * (found & truth).sum() / (found.sum() + truth.sum())
+
+
+def test_detail_that_the_coarse_look_loses_comes_back() -> None:
+    case = comb()
+    coarse = segment_case(case, segmenter(Bright(), times=1), Deadline(600), say=pytest.fail)
+    network = Bright()
+    fine = segment_case(case, segmenter(network), Deadline(600), say=pytest.fail)
+    assert network.patches == [PATCH, FINE]
+    assert dice(fine, case) > dice(coarse, case) + 0.1
+
+
+def test_it_is_shown_what_was_seen_coarsely_as_it_was_in_training() -> None:
+    """Probabilities before the temperature, interpolated."""
+    network = Bright()
+    segment_case(comb(), segmenter(network), Deadline(600), say=pytest.fail)
+    coarse, fine = network.shown
+    assert not coarse[PREVIOUS].any()
+    odds = torch.nn.functional.interpolate(20 * coarse[IMAGE][None, None], scale_factor=2, mode="trilinear")[0, 0]
+    torch.testing.assert_close(fine[PREVIOUS], torch.sigmoid(odds), rtol=1e-4, atol=1e-4)
+
+
+def test_an_object_that_fits_is_looked_at_once() -> None:
+    image = np.full((40, 40, 40), 10, np.uint8)
+    image[10:22, 10:22, 10:22] = 200
+    network = Bright()
+    case = Case("a.npz", image, (1, 1, 1), (ObjectPrompts(1, Box((10, 10, 10), (21, 21, 21))),))
+    segment_case(case, segmenter(network), Deadline(600), say=pytest.fail)
+    assert network.patches == [PATCH]
+
+
+def test_weights_that_were_not_taught_to_and_efforts_that_do_not_want_to_look_once() -> None:
+    for tool in (segmenter(Bright(), times=1), segmenter(Bright(), finer=False)):
+        segment_case(comb(), tool, Deadline(600), say=pytest.fail)
+        assert tool.network.patches == [PATCH]
+
+
+def test_it_is_left_out_where_there_is_no_time() -> None:
+    """Half a second a coarse look: a fine one would take four, and there are about two."""
+    network = Bright(seconds=0.5, fine_seconds=4.0)
+    tool = segmenter(network)
+    tool.seconds = {PATCH: 0.5}
+    began = time.monotonic()
+    labels = segment_case(comb(), tool, Deadline(3.5), say=pytest.fail)
+    assert time.monotonic() - began < 3.5
+    assert network.patches == [PATCH] and labels.any()
+
+
+def test_what_was_seen_before_it_stalled_is_kept() -> None:
+    """A fine look that takes longer than it should: the coarse one counts, and the run is in time."""
+    said: list[str] = []
+    network = Bright(fine_seconds=4.0)
+    began = time.monotonic()
+    labels = segment_case(comb(), segmenter(network), Deadline(2.5), say=said.append)
+    assert time.monotonic() - began < 2.5
+    assert network.patches == [PATCH, FINE] and any("what it has said so far" in line for line in said)
+    coarse = segment_case(comb(), segmenter(Bright(), times=1), Deadline(600), say=pytest.fail)
+    np.testing.assert_array_equal(labels, coarse)
+
+
+def test_a_background_click_takes_away_what_only_the_fine_look_parts() -> None:
+    """Coarsely the plates are one; finely each is a piece of its own, and a click rules one out."""
+    click = Click((30, 15, 30), positive=False)
+    kept = segment_case(comb(), segmenter(Bright(), pieces=True), Deadline(600), say=pytest.fail)
+    ruled_out = segment_case(comb(click), segmenter(Bright(), pieces=True), Deadline(600), say=pytest.fail)
+    assert (kept[:, 14:17] == 1).mean() > 0.3
+    assert (ruled_out[:, 14:17] == 1).mean() < 0.05 * (kept[:, 14:17] == 1).mean()
+    np.testing.assert_array_equal(ruled_out[:, 30:], kept[:, 30:])
+
+
+def test_edges_are_followed_from_the_finer_patch() -> None:
+    case = comb()
+    tool = segmenter(Bright(), edges=True)
+    followed = segment_case(case, tool, Deadline(600), say=pytest.fail)
+    assert tool.network.patches == [PATCH, FINE]
+    assert dice(followed, case) > 0.8
