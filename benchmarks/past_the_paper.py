@@ -1,9 +1,9 @@
 """``python -m benchmarks.past_the_paper --cases CASES``: what each step beyond the paper's single forward brings.
 
-The evaluation at home over a folder of labelled cases, with and without boxes, each row with one step more than the
-row above it, but for the last, which has another step instead of the default's last; means over modalities, figures by
-modality, and the processor's seconds a run. A row whose scores are in the output folder is not run again. Last, the NSD
-that the truth itself has when it is seen through the coarse windows: what resolution alone can cost.
+The evaluation at home over a folder of labelled cases, with and without boxes, each row up to the default's with one
+step more than the row above it, the others with fewer or other steps; means over modalities, figures by modality, and
+the processor's seconds a run. A row whose scores are in the output folder is not run again. Last, the NSD that the
+truth itself has when it is seen through the coarse windows: what resolution alone can cost.
 """
 
 from __future__ import annotations
@@ -59,14 +59,20 @@ ROWS = {
     "one-forward": Row("one forward, no magnification", ONE_FORWARD, magnify=False),
     "magnified": Row("+ small objects magnified", ONE_FORWARD),
     "grown": Row(
-        "+ windows that grow (no box)", Effort(refocus=False, pieces=False, edges=False), without_boxes_only=True
+        "+ windows that grow (no box)",
+        Effort(refocus=False, finer=False, pieces=False, edges=False),
+        without_boxes_only=True,
     ),
     "refocused": Row(
-        "+ a second look after the first click (no box)", Effort(pieces=False, edges=False), without_boxes_only=True
+        "+ a second look after the first click (no box)",
+        Effort(finer=False, pieces=False, edges=False),
+        without_boxes_only=True,
     ),
-    "pieces": Row("+ pieces by clicks", Effort(edges=False)),
+    "pieces": Row("+ pieces by clicks", Effort(finer=False, edges=False)),
+    "finer": Row("+ a finer look at objects larger than the patch", Effort(edges=False)),
     "edges": Row("+ borders that follow the image's edges (the default)", Effort()),
-    "tiles": Row("tiles along coarse borders instead of that", Effort(edges=False, tiles=TILES)),
+    "edges-alone": Row("the default without the finer look", Effort(finer=False)),
+    "tiles": Row("tiles along coarse borders instead of both", Effort(finer=False, edges=False, tiles=TILES)),
 }
 
 

@@ -1,7 +1,8 @@
 """`python -m benchmarks.training_throughput --data DIR`: what a training sample costs, and what of it is spent where.
 
 Measures, in samples a second: the loader alone, the step alone (on samples drawn before), and both together; and the
-share of a step's time that the simulated clicks take. Medians over the steps, in one run, on the same samples.
+share of a step's time that the simulated clicks take. Medians over the steps, in one run, on the same samples. Steps of
+the patch and, where a finer look is trained, steps of the finer patch are measured one after the other.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import itertools
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import torch
 
 from training import interaction
-from training.config import CONFIGS
-from training.dataset import load_volumes
+from training.config import CONFIGS, TrainingConfig
+from training.dataset import Volume, load_volumes
 from training.loop import Run, accumulate, begin, update
 from training.stream import Step, Steps, stream
 
@@ -35,8 +37,19 @@ def main() -> None:
     options = parser.parse_args()
     config, device = CONFIGS[options.config], torch.device(options.device)
     volumes = load_volumes(options.data)
+    print(f"configuration {options.config}, {options.steps} steps each, on {device}; {options.workers} worker(s),")
+    print(f"{torch.get_num_threads()} thread(s); medians")
+    for finer_look in (False, True) if config.model.finer > 1 else (False,):
+        measure(
+            replace(config, sampling=replace(config.sampling, finer_look=float(finer_look))), volumes, options, device
+        )
+
+
+def measure(config: TrainingConfig, volumes: list[Volume], options: argparse.Namespace, device: torch.device) -> None:
+    """Steps that are all of one kind."""
     steps = Steps(volumes, config, seed=0)
-    samples = config.batch * config.accumulate
+    finer_look = config.sampling.finer_look == 1
+    samples = (config.finer_batch if finer_look else config.batch) * config.accumulate
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), options.steps, device)
         state = begin(config, run, None)
@@ -45,8 +58,7 @@ def main() -> None:
             accumulate(state.network, state, drawn, config, run)
             update(state, config)
 
-        print(f"configuration {options.config}, patch {config.model.patch}, {samples} samples a step, on {device},")
-        print(f"{options.workers} worker(s), {torch.get_num_threads()} thread(s); medians of {options.steps} steps")
+        print(f"patch {config.model.finer_patch if finer_look else config.model.patch}, {samples} samples a step")
         loading = _intervals(stream(steps, 0, options.steps + 2, options.workers, device))
         print(f"loader alone          {samples / loading:8.2f} samples/s")
         drawn = [steps[number] for number in range(options.steps + 2)]

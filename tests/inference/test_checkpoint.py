@@ -55,11 +55,12 @@ class TestOurFormat:
             assert torch.equal(tensor, state[name].half().float())
         assert (tmp_path / "half.pt").stat().st_size < write_weights(tmp_path / "single.pt").stat().st_size
 
-    def test_the_temperature_comes_back_and_files_from_before_it_have_none(self, tmp_path: Path) -> None:
-        path = write_weights(tmp_path / "a.pt", replace(TINY, temperature=1.75))
-        assert checkpoint.load(path)[1].temperature == 1.75
+    def test_temperature_and_finer_look_come_back_and_files_from_before_them_have_none(self, tmp_path: Path) -> None:
+        config = replace(TINY, temperature=1.75, finer=2)
+        path = write_weights(tmp_path / "a.pt", config)
+        assert checkpoint.load(path)[1] == config
         content = torch.load(path)
-        del content["config"]["temperature"]
+        del content["config"]["temperature"], content["config"]["finer"]
         torch.save(content, path)
         assert checkpoint.load(path)[1] == TINY
 
@@ -122,6 +123,8 @@ class TestOurFormat:
             {"network": {"features": [8], "blocks": [1]}},
             {"network": None},
             {"temperature": 0},
+            {"finer": 0},
+            {"finer": None},
             {"style": {"radius": 4, "colour": "red"}},
         ],
         ids=str,

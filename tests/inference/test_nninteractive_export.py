@@ -201,8 +201,8 @@ def test_a_larger_patch_is_said(patch: tuple[int, int, int], enough: bool) -> No
 
 
 def test_our_own_folder_comes_back_as_it_was(tmp_path: Path) -> None:
-    """What the published layout has no word for, too: clicks' style, windows' proportions, the temperature."""
-    config = replace(SMALL, keep_proportions=False, temperature=1.5)
+    """What the published layout has no word for, too: style, proportions, temperature, finer look."""
+    config = replace(SMALL, keep_proportions=False, temperature=1.5, finer=2)
     network = exported(tmp_path, config)
     back, read = checkpoint.load(tmp_path)
     assert read == config
