@@ -102,7 +102,12 @@ def strided_stem_for_cpu(network: LogOddsUNet) -> nn.Module:
     return nn.Sequential(for_cpu(network), nn.Upsample(scale_factor=2, mode="trilinear"))
 
 
-BASE = replace(DEFAULT, batch=4, sampling=replace(DEFAULT.sampling, merged=0, no_box=0.35))
+BASE = replace(
+    DEFAULT,
+    model=replace(DEFAULT.model, finer=1),
+    batch=4,
+    sampling=replace(DEFAULT.sampling, merged=0, no_box=0.35),
+)
 """What each variant changes one thing of; ``boxes-half`` has become the default since."""
 
 LEAVE_OUT = ("CT_ibsi", "MR_msd", "US_deepreg", "PET_ibsi")

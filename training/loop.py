@@ -64,7 +64,7 @@ class ResumeError(Exception):
     """A run's ``last.pt`` is not what the run could go on from. Its text is one line that says what to do."""
 
 
-_NUMBERS = ("step", "seconds", "skipped", "best")
+_NUMBERS = ("step", "samples", "seconds", "skipped", "best")
 _STATEFUL = ("network", "average", "scaler")
 
 
@@ -77,6 +77,7 @@ class State:
     optimizers: list[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     step: int = 0
+    samples: int = 0
     seconds: float = 0.0
     skipped: int = 0
     best: float = 0.0
@@ -157,7 +158,6 @@ def train(
         # Two sizes of patches: one graph for any size would be slower than one for each.
         state.network.to(memory_format=torch.channels_last_3d).compile(dynamic=False)
     forward = _parallel(state.network, run.device) if processes > 1 else state.network
-    samples = config.batch * config.accumulate * processes
     source = stream(Steps(volumes, config, run.seed, rank, processes), state.step, run.steps, run.workers, run.device)
     clock = _Clock(state.seconds)
     bar = tqdm(
@@ -176,11 +176,12 @@ def train(
             loss, dice = accumulate(forward, state, drawn, config, run)
             update(state, config)
             state.step += 1
+            state.samples += processes * sum(len(batch.truth) for batch in drawn.batches)
             moving = dice if moving is None else 0.98 * moving + 0.02 * dice
             bar.set_postfix(dice=f"{moving:.3f}", refresh=False)
             if rank != 0:
                 continue
-            row = {"step": state.step, "samples": state.step * samples, "loss": loss, "dice": dice}
+            row = {"step": state.step, "samples": state.samples, "loss": loss, "dice": dice}
             last = state.step == run.steps
             if run.validation and (last or state.step % run.validate_every == 0):
                 row |= _validated(state, config, run)

@@ -84,6 +84,19 @@ def test_a_run_that_cannot_go_on_from_its_checkpoint_says_so(
     assert "\n" not in str(caught.value)
 
 
+def test_samples_are_counted_over_steps_of_either_kind_and_over_a_pause(
+    volumes: list[Volume], config: TrainingConfig, run: Run
+):
+    config = replace(config, batch=2, finer_batch=1, accumulate=2, sampling=replace(config.sampling, finer_look=0.5))
+    steps = Steps(volumes, config, run.seed)
+    train(config, volumes, replace(run, steps=3))
+    train(config, volumes, replace(run, steps=8))
+    kinds = [steps[step].finer_look for step in range(8)]
+    assert 0 < sum(kinds) < 8
+    counts = np.cumsum([2 if finer else 4 for finer in kinds])
+    assert [row["samples"] for row in read_log(run.out / "log.csv")] == counts.tolist()
+
+
 def test_the_weights_are_what_inference_reads(volumes: list[Volume], config: TrainingConfig, run: Run):
     average = train(config, volumes, run)
     segmenter = load_segmenter(run.out / "weights.pt", "cpu")
