@@ -1,7 +1,7 @@
 """``python -m benchmarks.past_the_paper --cases CASES``: what each step beyond the paper's single forward brings.
 
 The evaluation at home over a folder of labelled cases, with and without boxes, each row up to the default's with one
-step more than the row above it, the others with fewer or other steps; means over modalities, figures by modality, and
+step more than the row above it, the last with another step instead; means over modalities, figures by modality, and
 the processor's seconds a run. A row whose scores are in the output folder is not run again. Last, the NSD that the
 truth itself has when it is seen through the coarse windows: what resolution alone can cost.
 """
@@ -71,7 +71,6 @@ ROWS = {
     "pieces": Row("+ pieces by clicks", Effort(finer=False, edges=False)),
     "finer": Row("+ a finer look at objects larger than the patch", Effort(edges=False)),
     "edges": Row("+ borders that follow the image's edges (the default)", Effort()),
-    "edges-alone": Row("the default without the finer look", Effort(finer=False)),
     "tiles": Row("tiles along coarse borders instead of both", Effort(finer=False, edges=False, tiles=TILES)),
 }
 
