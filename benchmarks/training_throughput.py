@@ -48,8 +48,8 @@ def main() -> None:
 def measure(config: TrainingConfig, volumes: list[Volume], options: argparse.Namespace, device: torch.device) -> None:
     """Steps that are all of one kind."""
     steps = Steps(volumes, config, seed=0)
-    finer_look = config.sampling.finer_look == 1
-    samples = (config.finer_batch if finer_look else config.batch) * config.accumulate
+    drawn = [steps[number] for number in range(options.steps + 2)]
+    samples = drawn[0].samples
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), options.steps, device)
         state = begin(config, run, None)
@@ -58,10 +58,9 @@ def measure(config: TrainingConfig, volumes: list[Volume], options: argparse.Nam
             accumulate(state.network, state, drawn, config, run)
             update(state, config)
 
-        print(f"patch {config.model.finer_patch if finer_look else config.model.patch}, {samples} samples a step")
+        print(f"patch {tuple(drawn[0].batches[0].truth.shape[1:])}, {samples} samples a step")
         loading = _intervals(stream(steps, 0, options.steps + 2, options.workers, device))
         print(f"loader alone          {samples / loading:8.2f} samples/s")
-        drawn = [steps[number] for number in range(options.steps + 2)]
         stepping, clicking = _step_seconds(drawn, step)
         print(f"step alone            {samples / stepping:8.2f} samples/s")
         both = _intervals(_after(stream(steps, 0, options.steps + 2, options.workers, device), step))

@@ -80,11 +80,6 @@ class ModelConfig:
         if self.finer < 1:
             raise ValueError(f"finer {self.finer}: expected a whole number, at least 1")
 
-    @property
-    def finer_patch(self) -> Voxel:
-        """The patch of a finer look: it shows a window in more voxels."""
-        return tuple(p * self.finer for p in self.patch)
-
 
 def save(path: Path, config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
     """Writes weights in our format, whole or not at all, floating point tensors as ``dtype``."""

@@ -358,11 +358,11 @@ class _Passes:
     def _look_finer(self, prompts: ObjectPrompts, until: float, look: _Look) -> None:
         """Looks again at the same window in a patch of more voxels."""
         segmenter, config = self.segmenter, self.segmenter.config
-        if not segmenter.effort.finer or config.finer == 1 or not self._in_time(config.finer_patch, until):
+        window = look.window.finer(config.finer)
+        if not segmenter.effort.finer or config.finer == 1 or not self._in_time(window.patch, until):
             return
         # As in training: what the network itself has said, before the temperature.
         seen = torch.sigmoid(finely(look.log_odds[None] * config.temperature, config.finer)[0])
-        window = look.window.finer(config.finer)
         look.take(window, segmenter.log_odds(self.image, seen.to(segmenter.device), prompts, window))
 
     def _follow_clicks(self, prompts: ObjectPrompts, found: Window, until: float, look: _Look) -> None:

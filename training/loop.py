@@ -176,7 +176,7 @@ def train(
             loss, dice = accumulate(forward, state, drawn, config, run)
             update(state, config)
             state.step += 1
-            state.samples += processes * sum(len(batch.truth) for batch in drawn.batches)
+            state.samples += processes * drawn.samples
             moving = dice if moving is None else 0.98 * moving + 0.02 * dice
             bar.set_postfix(dice=f"{moving:.3f}", refresh=False)
             if rank != 0:

@@ -122,8 +122,7 @@ def make_finer_sample(
         return None
     if random.random() >= sampling.perfect_window:
         window = _disturbed(window, extent, random)
-    window = replace(window, patch=model.finer_patch)
-    sample = crop(volume, prompts, window, model, first_click=not has_box)
+    sample = crop(volume, prompts, window.finer(model.finer), model, first_click=not has_box)
     return _augmented(sample, random) if sampling.augment else sample
 
 

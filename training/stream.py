@@ -58,6 +58,11 @@ class Step:
     clicks: int
     finer_look: bool = False
 
+    @property
+    def samples(self) -> int:
+        """Of this process."""
+        return sum(len(batch.truth) for batch in self.batches)
+
     def pin_memory(self) -> Step:
         return Step([batch.pin_memory() for batch in self.batches], self.clicks, self.finer_look)
 
