@@ -279,7 +279,7 @@ class _Passes:
                 return look.slabs(self.image, self.case.image.shape)
             except DeadlineExceeded as error:
                 say(f"{name}: the network was too slow ({error})")
-                if look.log_odds is not None:
+                if look.taken is not None:
                     say(f"{name}: taking what it has said so far")
                     return look.slabs(self.image, self.case.image.shape)
                 break
@@ -289,9 +289,12 @@ class _Passes:
                     self.segmenter.failures += 1
                     say(f"{name}: {type(error).__name__}: {error}")
                     break
-                say(f"{name}: out of memory with a patch of {patch}")
                 if self.segmenter.device.type == "cuda":
                     torch.cuda.empty_cache()
+                if look.taken is not None:
+                    say(f"{name}: out of memory in a further look; taking what was seen before")
+                    return look.slabs(self.image, self.case.image.shape)
+                say(f"{name}: out of memory with a patch of {patch}")
         say(f"{name}: taking {_fallback_name(prompts, previous)}")
         return None
 
@@ -369,7 +372,7 @@ class _Passes:
         """Takes away and adds pieces that clicks contradict; ``found``: the window, in the configuration's patch."""
         if not self.segmenter.effort.pieces:
             return
-        look.log_odds = without_ruled_out(look.log_odds, look.window, prompts.clicks)
+        look.take(look.window, without_ruled_out(look.log_odds, look.window, prompts.clicks))
         for click in disobeyed(look.log_odds, look.window, prompts.clicks):
             if not click.positive or not self._in_time(found.patch, until):
                 continue
@@ -399,19 +402,28 @@ class _Look:
     """What the network has said of an object so far; the deadline may cut it short at any time."""
 
     def __init__(self) -> None:
-        self.window: Window | None = None
-        self.log_odds: Tensor | None = None
+        # One pair: the thread that gives a look up must never see the window of one and the log-odds of another.
+        self.taken: tuple[Window, Tensor] | None = None
         self.edges: Edges | None = None
         self.tiles: list[tuple[Window, Tensor]] = []
         self.pieces: list[tuple[Window, Tensor]] = []
 
+    @property
+    def window(self) -> Window:
+        return self.taken[0]
+
+    @property
+    def log_odds(self) -> Tensor:
+        return self.taken[1]
+
     def take(self, window: Window, log_odds: Tensor) -> None:
-        self.window, self.log_odds = window, log_odds.cpu()
+        self.taken = (window, log_odds.cpu())
 
     def slabs(self, image: NormalizedImage, shape: Voxel) -> Iterator[tuple[Box, Tensor]]:
         """The log-odds in the image, slab by slab."""
-        pasted = None if self.edges is None else self.edges.pasted(image, self.window, self.log_odds, shape)
-        return blended(self.window, self.log_odds, list(self.tiles), list(self.pieces), shape, pasted)
+        edges, (window, log_odds) = self.edges, self.taken  # In this order: edges are of the last that was taken.
+        pasted = None if edges is None else edges.pasted(image, window, log_odds, shape)
+        return blended(window, log_odds, list(self.tiles), list(self.pieces), shape, pasted)
 
 
 def _fallback(

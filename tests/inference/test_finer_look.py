@@ -116,6 +116,22 @@ def test_what_was_seen_before_it_stalled_is_kept() -> None:
     np.testing.assert_array_equal(labels, coarse)
 
 
+def test_what_was_seen_before_it_ran_out_of_memory_is_kept() -> None:
+    class Greedy(Bright):
+        def forward(self, x: Tensor) -> Tensor:
+            if tuple(x.shape[2:]) == FINE:
+                raise MemoryError
+            return super().forward(x)
+
+    said: list[str] = []
+    network = Greedy()
+    labels = segment_case(comb(), segmenter(network), Deadline(600), say=said.append)
+    assert network.patches == [PATCH]
+    assert said == ["object 1: out of memory in a further look; taking what was seen before"]
+    coarse = segment_case(comb(), segmenter(Bright(), times=1), Deadline(600), say=pytest.fail)
+    np.testing.assert_array_equal(labels, coarse)
+
+
 def test_a_background_click_takes_away_what_only_the_fine_look_parts() -> None:
     """Coarsely the plates are one; finely each is a piece of its own, and a click rules one out."""
     click = Click((30, 15, 30), positive=False)
