@@ -276,13 +276,11 @@ class _Passes:
                 self.watchdog.run(
                     lambda w=window, u=until, into=look: self._segment(prompts, w, u, into), end - time.monotonic()
                 )
-                return look.slabs(self.image, self.case.image.shape)
             except DeadlineExceeded as error:
                 say(f"{name}: the network was too slow ({error})")
-                if look.taken is not None:
-                    say(f"{name}: taking what it has said so far")
-                    return look.slabs(self.image, self.case.image.shape)
-                break
+                if look.taken is None:
+                    break
+                say(f"{name}: taking what it has said so far")
             except Exception as error:  # Whatever it is, it is said, counted, and kept from the other objects.
                 if not _is_out_of_memory(error):
                     traceback.print_exc()
@@ -291,10 +289,11 @@ class _Passes:
                     break
                 if self.segmenter.device.type == "cuda":
                     torch.cuda.empty_cache()
-                if look.taken is not None:
-                    say(f"{name}: out of memory in a further look; taking what was seen before")
-                    return look.slabs(self.image, self.case.image.shape)
-                say(f"{name}: out of memory with a patch of {patch}")
+                if look.taken is None:
+                    say(f"{name}: out of memory with a patch of {patch}")
+                    continue
+                say(f"{name}: out of memory in a further look; taking what was seen before")
+            return look.slabs(self.image, self.case.image.shape)
         say(f"{name}: taking {_fallback_name(prompts, previous)}")
         return None
 
