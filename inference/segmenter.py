@@ -94,7 +94,7 @@ class Segmenter:
         device: where it runs; float16 on a GPU.
         effort: what an object is worth beside one forward.
         seconds: patch -> what the last forward of that size cost here.
-        failures: objects that an unexpected error has left to the fallback so far.
+        failures: objects that met an unexpected error so far, and have what was seen before it or the fallback.
     """
 
     network: nn.Module
@@ -277,23 +277,25 @@ class _Passes:
                     lambda w=window, u=until, into=look: self._segment(prompts, w, u, into), end - time.monotonic()
                 )
             except DeadlineExceeded as error:
-                say(f"{name}: the network was too slow ({error})")
-                if look.taken is None:
-                    break
-                say(f"{name}: taking what it has said so far")
+                wrong, smaller = f"the network was too slow ({error})", False
             except Exception as error:  # Whatever it is, it is said, counted, and kept from the other objects.
-                if not _is_out_of_memory(error):
+                smaller = _is_out_of_memory(error)
+                if smaller:
+                    wrong = "out of memory" + (f" with a patch of {patch}" if look.taken is None else "")
+                    if self.segmenter.device.type == "cuda":
+                        torch.cuda.empty_cache()
+                else:
+                    wrong = f"{type(error).__name__}: {error}"
                     traceback.print_exc()
                     self.segmenter.failures += 1
-                    say(f"{name}: {type(error).__name__}: {error}")
-                    break
-                if self.segmenter.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                if look.taken is None:
-                    say(f"{name}: out of memory with a patch of {patch}")
-                    continue
-                say(f"{name}: out of memory in a further look; taking what was seen before")
-            return look.slabs(self.image, self.case.image.shape)
+            else:
+                return look.slabs(self.image, self.case.image.shape)
+            say(f"{name}: {wrong}")
+            if look.taken is not None:
+                say(f"{name}: taking what the network has said so far")
+                return look.slabs(self.image, self.case.image.shape)
+            if not smaller:
+                break
         say(f"{name}: taking {_fallback_name(prompts, previous)}")
         return None
 

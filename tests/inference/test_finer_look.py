@@ -17,6 +17,7 @@ from inference.prompts import IMAGE, PREVIOUS
 from inference.segmenter import ONE_FORWARD, Segmenter, segment_case
 
 PATCH, FINE = (16, 16, 16), (32, 32, 32)
+SO_FAR = "object 1: taking what the network has said so far"
 
 
 class Bright(nn.Module):
@@ -111,7 +112,7 @@ def test_what_was_seen_before_it_stalled_is_kept() -> None:
     began = time.monotonic()
     labels = segment_case(comb(), segmenter(network), Deadline(2.5), say=said.append)
     assert time.monotonic() - began < 2.5
-    assert network.patches == [PATCH, FINE] and any("what it has said so far" in line for line in said)
+    assert network.patches == [PATCH, FINE] and SO_FAR in said
     coarse = segment_case(comb(), segmenter(Bright(), times=1), Deadline(600), say=pytest.fail)
     np.testing.assert_array_equal(labels, coarse)
 
@@ -127,7 +128,23 @@ def test_what_was_seen_before_it_ran_out_of_memory_is_kept() -> None:
     network = Greedy()
     labels = segment_case(comb(), segmenter(network), Deadline(600), say=said.append)
     assert network.patches == [PATCH]
-    assert said == ["object 1: out of memory in a further look; taking what was seen before"]
+    assert said == ["object 1: out of memory", SO_FAR]
+    coarse = segment_case(comb(), segmenter(Bright(), times=1), Deadline(600), say=pytest.fail)
+    np.testing.assert_array_equal(labels, coarse)
+
+
+def test_what_was_seen_before_an_error_is_kept_and_the_error_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken(Bright):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (float("nan") if tuple(x.shape[2:]) == FINE else 1.0)
+
+    said: list[str] = []
+    network = Broken()
+    tool = segmenter(network)
+    labels = segment_case(comb(), tool, Deadline(600), say=said.append)
+    assert network.patches == [PATCH, FINE, FINE]
+    assert said == ["object 1: ArithmeticError: the network's output is not finite", SO_FAR]
+    assert tool.failures == 1 and "ArithmeticError" in capsys.readouterr().err
     coarse = segment_case(comb(), segmenter(Bright(), times=1), Deadline(600), say=pytest.fail)
     np.testing.assert_array_equal(labels, coarse)
 
