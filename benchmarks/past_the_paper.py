@@ -1,9 +1,10 @@
 """``python -m benchmarks.past_the_paper --cases CASES``: what each step beyond the paper's single forward brings.
 
 The evaluation at home over a folder of labelled cases, with and without boxes, each row up to the default's with one
-step more than the row above it, the last with another step instead; means over modalities, figures by modality, and
-the processor's seconds a run. A row whose scores are in the output folder is not run again. Last, the NSD that the
-truth itself has when it is seen through the coarse windows: what resolution alone can cost.
+step more than the row above it, the last with another step instead; means over modalities, figures by modality and of
+the objects that are larger than the patch or not, and the processor's seconds a run. A row whose scores are in the
+output folder is not run again. Last, the NSD that the truth itself has when it is seen through the coarse windows: what
+resolution alone can cost.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from tqdm import tqdm
 
 from evaluation.cases import EvaluationCase, list_cases, read_evaluation_case, without_boxes
 from evaluation.contestants import UNHURRIED, unhurried
-from evaluation.metrics import score_segmentation
+from evaluation.metrics import NSD_TOLERANCE_MM, dice
 from evaluation.protocol import evaluate_case
+from evaluation.surface import surface_dice
 from inference import window
 from inference.atomic import replacing
 from inference.case import CaseError
@@ -35,7 +37,12 @@ from inference.segmenter import ONE_FORWARD, TILES, Effort, Segmenter, load_segm
 UNSURE = 0.02
 """The truth is given as so far from 0 and 1, about as sure as a network is."""
 
-COLUMNS = ("case", "modality", "boxes", "large", "dsc_first", "dsc_final", "nsd_final", "seconds")
+FIGURES = ("dsc_first", "dsc_final", "nsd_final", "seconds")
+SIZES = {"large": "larger than the patch", "fitting": "that fit"}
+SIZE_FIGURES = tuple(f"{score}_{size}" for size in SIZES for score in ("dsc", "nsd"))
+"""After the last run, means of a case's objects of a size; empty if it has none."""
+
+COLUMNS = ("case", "modality", "boxes", *FIGURES, *SIZE_FIGURES)
 
 
 @dataclass(frozen=True)
@@ -93,22 +100,29 @@ def run_row(name: str, cases: list[EvaluationCase], segmenter: Segmenter, out: P
                 if boxes and row.without_boxes_only:
                     continue
                 began = time.process_time()
-                result, _ = evaluate_case(each, contestant, seconds_per_class=UNHURRIED)
+                result, segmentations = evaluate_case(each, contestant, seconds_per_class=UNHURRIED)
                 spent = (time.process_time() - began) / len(result.steps)
                 first, last = result.steps[0], result.steps[-1]
-                large = is_large(case, segmenter)
-                lines.append((case.name, result.modality, boxes, large, first.dsc, last.dsc, last.nsd, spent))
+                sizes = by_size(case, segmentations[-1], segmenter)
+                lines.append((case.name, result.modality, boxes, first.dsc, last.dsc, last.nsd, spent, *sizes))
     with replacing(out / f"{name}.csv") as unfinished, unfinished.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *lines])
 
 
-def is_large(case: EvaluationCase, segmenter: Segmenter) -> bool:
-    """Whether all objects of a case are larger than the patch, along one axis at least."""
-    return all(any(n > p for n, p in zip(item.box.size, segmenter.config.patch)) for item in case.objects)
+def by_size(case: EvaluationCase, segmentation: np.ndarray, segmenter: Segmenter) -> list[float | None]:
+    """SIZE_FIGURES of a (D, H, W) label map: an object is large whose box is larger than the patch along any axis."""
+    scores: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    for item in case.objects:
+        pair = case.truth == item.label, segmentation == item.label
+        large = any(n > p for n, p in zip(item.box.size, segmenter.config.patch))
+        scores[large].append((dice(*pair), surface_dice(*pair, case.spacing, NSD_TOLERANCE_MM)))
+    return [
+        mean for large in (True, False) for mean in (np.mean(scores[large], axis=0) if scores[large] else [None] * 2)
+    ]
 
 
-def seen_coarsely(case: EvaluationCase, segmenter: Segmenter) -> float:
-    """The NSD of the truth, resampled to the patch of each object's window and back."""
+def seen_coarsely(case: EvaluationCase, segmenter: Segmenter) -> float | None:
+    """The NSD of the large objects' truth, resampled to the patch of each object's window and back."""
     config, shape = segmenter.config, case.image.shape
     truth, fusion = torch.from_numpy(case.truth), Fusion(shape)
     for item in case.objects:
@@ -116,41 +130,53 @@ def seen_coarsely(case: EvaluationCase, segmenter: Segmenter) -> float:
         share = around.crop_label(truth, item.label)
         for where, log_odds in around.paste(torch.logit(share, eps=UNSURE), shape):
             fusion.add(item.label, where, log_odds)
-    return score_segmentation(case.truth, fusion.label_map().numpy(), case.spacing).nsd
+    return by_size(case, fusion.label_map().numpy(), segmenter)[1]
 
 
 def table(out: Path) -> str:
     """The rows that are done, as Markdown."""
     header = ["", "DSC box", "Final", "NSD Final", "s a run", "no box: DSC 1 click", "Final", "NSD Final", "s a run"]
-    header += ["larger than the patch: NSD Final", "no box"]
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    for name, row in ROWS.items():
-        if (out / f"{name}.csv").exists():
-            figures = []
-            cases = _read(out / f"{name}.csv")
-            for boxes in ("True", "False"):
-                figures += _means([case for case in cases if case["boxes"] == boxes])
-            for boxes in ("True", "False"):
-                figures.append(
-                    _means([case for case in cases if case["boxes"] == boxes and case["large"] == "True"])[2]
-                )
-            lines.append(f"| {row.what} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |")
-    return "\n".join(lines) + "\n"
+    lines = []
+    for what, cases in _done(out):
+        figures = [
+            figure
+            for boxes in ("True", "False")
+            for figure in _means([c for c in cases if c["boxes"] == boxes], FIGURES)
+        ]
+        lines.append([what, *(f"{figure:.3f}" for figure in figures)])
+    return _markdown(header, lines)
 
 
 def by_modality(out: Path) -> str:
     """DSC and NSD Final of each modality, as Markdown."""
+    header, lines = ["DSC / NSD Final"], []
+    for what, cases in _done(out):
+        groups = sorted({(case["modality"], case["boxes"]) for case in cases}, key=lambda group: group[::-1])
+        header[1:] = [f"{modality}{'' if boxes == 'True' else ', no box'}" for modality, boxes in groups]
+        figures = [_means([c for c in cases if (c["modality"], c["boxes"]) == group], FIGURES) for group in groups]
+        lines.append([what, *(f"{f[1]:.3f} / {f[2]:.3f}" for f in figures)])
+    return _markdown(header, lines)
+
+
+def sizes_table(out: Path) -> str:
+    """DSC and NSD Final of the objects of each size, as Markdown: means over modalities of means over cases."""
+    groups = [(size, boxes) for size in SIZES for boxes in ("True", "False")]
+    header = ["DSC / NSD Final of objects"]
+    header += [f"{SIZES[size]}{'' if boxes == 'True' else ', no box'}" for size, boxes in groups]
     lines = []
-    for name, row in ROWS.items():
-        if (out / f"{name}.csv").exists():
-            cases = _read(out / f"{name}.csv")
-            groups = sorted({(case["modality"], case["boxes"]) for case in cases}, key=lambda group: group[::-1])
-            if not lines:
-                names = [f"{modality}{'' if boxes == 'True' else ', no box'}" for modality, boxes in groups]
-                lines = ["| DSC / NSD Final | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-            figures = [_means([c for c in cases if (c["modality"], c["boxes"]) == group]) for group in groups]
-            lines.append(f"| {row.what} | " + " | ".join(f"{f[1]:.3f} / {f[2]:.3f}" for f in figures) + " |")
-    return "\n".join(lines) + "\n"
+    for what, cases in _done(out):
+        figures = [_means([c for c in cases if c["boxes"] == b], (f"dsc_{size}", f"nsd_{size}")) for size, b in groups]
+        lines.append([what, *(f"{dsc:.3f} / {nsd:.3f}" for dsc, nsd in figures)])
+    return _markdown(header, lines)
+
+
+def _done(out: Path) -> list[tuple[str, list[dict[str, str]]]]:
+    """What each row that is done is called, and its cases."""
+    return [(row.what, _read(out / f"{name}.csv")) for name, row in ROWS.items() if (out / f"{name}.csv").exists()]
+
+
+def _markdown(header: list[str], lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines]) + "\n"
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -158,11 +184,15 @@ def _read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _means(cases: list[dict[str, str]]) -> list[float]:
+def _means(cases: list[dict[str, str]], columns: tuple[str, ...]) -> list[float]:
+    """Means over modalities of means over the cases that have the figures."""
     groups: dict[str, list[list[float]]] = {}
     for case in cases:
-        groups.setdefault(case["modality"], []).append([float(case[key]) for key in COLUMNS[4:]])
-    return np.mean([np.mean(rows, axis=0) for rows in groups.values()], axis=0).tolist() if groups else [np.nan] * 4
+        if case[columns[0]]:
+            groups.setdefault(case["modality"], []).append([float(case[key]) for key in columns])
+    if not groups:
+        return [np.nan] * len(columns)
+    return np.mean([np.mean(rows, axis=0) for rows in groups.values()], axis=0).tolist()
 
 
 def main() -> int:
@@ -186,10 +216,11 @@ def main() -> int:
             run_row(name, cases, segmenter, options.out)
             print(table(options.out), flush=True)
     print(by_modality(options.out))
-    large = [seen_coarsely(case, segmenter) for case in cases if is_large(case, segmenter)]
+    print(sizes_table(options.out))
+    large = [nsd for nsd in (seen_coarsely(case, segmenter) for case in cases) if nsd is not None]
     if large:
         mean, least = np.mean(large), min(large)
-        print(f"the truth of {len(large)} large cases, seen coarsely: NSD {mean:.3f}, at least {least:.3f}")
+        print(f"the truth of large objects, {len(large)} cases, seen coarsely: NSD {mean:.3f}, at least {least:.3f}")
     return 0
 
 
