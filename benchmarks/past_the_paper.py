@@ -29,7 +29,7 @@ from evaluation.protocol import evaluate_case
 from evaluation.surface import surface_dice
 from inference import window
 from inference.atomic import replacing
-from inference.case import CaseError
+from inference.case import CaseError, Voxel
 from inference.checkpoint import CheckpointError
 from inference.fusion import Fusion
 from inference.segmenter import ONE_FORWARD, TILES, Effort, Segmenter, load_segmenter
@@ -103,18 +103,18 @@ def run_row(name: str, cases: list[EvaluationCase], segmenter: Segmenter, out: P
                 result, segmentations = evaluate_case(each, contestant, seconds_per_class=UNHURRIED)
                 spent = (time.process_time() - began) / len(result.steps)
                 first, last = result.steps[0], result.steps[-1]
-                sizes = by_size(case, segmentations[-1], segmenter)
+                sizes = by_size(case, segmentations[-1], segmenter.config.patch)
                 lines.append((case.name, result.modality, boxes, first.dsc, last.dsc, last.nsd, spent, *sizes))
     with replacing(out / f"{name}.csv") as unfinished, unfinished.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *lines])
 
 
-def by_size(case: EvaluationCase, segmentation: np.ndarray, segmenter: Segmenter) -> list[float | None]:
+def by_size(case: EvaluationCase, segmentation: np.ndarray, patch_size: Voxel) -> list[float | None]:
     """SIZE_FIGURES of a (D, H, W) label map: an object is large whose box is larger than the patch along any axis."""
     scores: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     for item in case.objects:
         pair = case.truth == item.label, segmentation == item.label
-        large = any(n > p for n, p in zip(item.box.size, segmenter.config.patch))
+        large = any(n > p for n, p in zip(item.box.size, patch_size))
         scores[large].append((dice(*pair), surface_dice(*pair, case.spacing, NSD_TOLERANCE_MM)))
     return [
         mean for large in (True, False) for mean in (np.mean(scores[large], axis=0) if scores[large] else [None] * 2)
@@ -130,7 +130,7 @@ def seen_coarsely(case: EvaluationCase, segmenter: Segmenter) -> float | None:
         share = around.crop_label(truth, item.label)
         for where, log_odds in around.paste(torch.logit(share, eps=UNSURE), shape):
             fusion.add(item.label, where, log_odds)
-    return by_size(case, fusion.label_map().numpy(), segmenter)[1]
+    return by_size(case, fusion.label_map().numpy(), config.patch)[1]
 
 
 def table(out: Path) -> str:
