@@ -24,12 +24,11 @@ from tqdm import tqdm
 
 from evaluation.cases import EvaluationCase, list_cases, read_evaluation_case, without_boxes
 from evaluation.contestants import UNHURRIED, unhurried
-from evaluation.metrics import NSD_TOLERANCE_MM, dice
+from evaluation.metrics import score_segmentation
 from evaluation.protocol import evaluate_case
-from evaluation.surface import surface_dice
 from inference import window
 from inference.atomic import replacing
-from inference.case import CaseError, Voxel
+from inference.case import CaseError, ObjectPrompts, Voxel
 from inference.checkpoint import CheckpointError
 from inference.fusion import Fusion
 from inference.segmenter import ONE_FORWARD, TILES, Effort, Segmenter, load_segmenter
@@ -109,20 +108,27 @@ def run_row(name: str, cases: list[EvaluationCase], segmenter: Segmenter, out: P
         csv.writer(file).writerows([COLUMNS, *lines])
 
 
+def is_large(item: ObjectPrompts, patch_size: Voxel) -> bool:
+    """Whether an object's box is larger than the patch, along one axis at least."""
+    return any(n > p for n, p in zip(item.box.size, patch_size))
+
+
 def by_size(case: EvaluationCase, segmentation: np.ndarray, patch_size: Voxel) -> list[float | None]:
-    """SIZE_FIGURES of a (D, H, W) label map: an object is large whose box is larger than the patch along any axis."""
-    scores: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-    for item in case.objects:
-        pair = case.truth == item.label, segmentation == item.label
-        large = any(n > p for n, p in zip(item.box.size, patch_size))
-        scores[large].append((dice(*pair), surface_dice(*pair, case.spacing, NSD_TOLERANCE_MM)))
-    return [
-        mean for large in (True, False) for mean in (np.mean(scores[large], axis=0) if scores[large] else [None] * 2)
-    ]
+    """SIZE_FIGURES of a (D, H, W) label map."""
+    figures: list[float | None] = []
+    for large in (True, False):
+        labels = [item.label for item in case.objects if is_large(item, patch_size) == large]
+        if labels:
+            truth = np.where(np.isin(case.truth, labels), case.truth, 0)
+            scores = score_segmentation(truth, segmentation, case.spacing)
+            figures += [scores.dsc, scores.nsd]
+        else:
+            figures += [None, None]
+    return figures
 
 
-def seen_coarsely(case: EvaluationCase, segmenter: Segmenter) -> float | None:
-    """The NSD of the large objects' truth, resampled to the patch of each object's window and back."""
+def seen_coarsely(case: EvaluationCase, segmenter: Segmenter) -> float:
+    """The NSD of a case's large objects when all truth is resampled to each window's patch and back."""
     config, shape = segmenter.config, case.image.shape
     truth, fusion = torch.from_numpy(case.truth), Fusion(shape)
     for item in case.objects:
@@ -152,7 +158,7 @@ def by_modality(out: Path) -> str:
     header, lines = ["DSC / NSD Final"], []
     for what, cases in _done(out):
         groups = sorted({(case["modality"], case["boxes"]) for case in cases}, key=lambda group: group[::-1])
-        header[1:] = [f"{modality}{'' if boxes == 'True' else ', no box'}" for modality, boxes in groups]
+        header[1:] = [_titled(*group) for group in groups]
         figures = [_means([c for c in cases if (c["modality"], c["boxes"]) == group], FIGURES) for group in groups]
         lines.append([what, *(f"{f[1]:.3f} / {f[2]:.3f}" for f in figures)])
     return _markdown(header, lines)
@@ -161,13 +167,16 @@ def by_modality(out: Path) -> str:
 def sizes_table(out: Path) -> str:
     """DSC and NSD Final of the objects of each size, as Markdown: means over modalities of means over cases."""
     groups = [(size, boxes) for size in SIZES for boxes in ("True", "False")]
-    header = ["DSC / NSD Final of objects"]
-    header += [f"{SIZES[size]}{'' if boxes == 'True' else ', no box'}" for size, boxes in groups]
+    header = ["DSC / NSD Final of objects", *(_titled(SIZES[size], boxes) for size, boxes in groups)]
     lines = []
     for what, cases in _done(out):
         figures = [_means([c for c in cases if c["boxes"] == b], (f"dsc_{size}", f"nsd_{size}")) for size, b in groups]
         lines.append([what, *(f"{dsc:.3f} / {nsd:.3f}" for dsc, nsd in figures)])
     return _markdown(header, lines)
+
+
+def _titled(what: str, boxes: str) -> str:
+    return what if boxes == "True" else f"{what}, no box"
 
 
 def _done(out: Path) -> list[tuple[str, list[dict[str, str]]]]:
@@ -217,7 +226,11 @@ def main() -> int:
             print(table(options.out), flush=True)
     print(by_modality(options.out))
     print(sizes_table(options.out))
-    large = [nsd for nsd in (seen_coarsely(case, segmenter) for case in cases) if nsd is not None]
+    large = [
+        seen_coarsely(case, segmenter)
+        for case in cases
+        if any(is_large(item, segmenter.config.patch) for item in case.objects)
+    ]
     if large:
         mean, least = np.mean(large), min(large)
         print(f"the truth of large objects, {len(large)} cases, seen coarsely: NSD {mean:.3f}, at least {least:.3f}")

@@ -60,9 +60,13 @@ def dice(labels: np.ndarray, case: Case) -> float:
     return 2 * (found & truth).sum() / (found.sum() + truth.sum())
 
 
+def seen_coarsely(case: Case) -> np.ndarray:
+    return segment_case(case, segmenter(Bright(), times=1), Deadline(600), say=pytest.fail)
+
+
 def test_detail_that_the_coarse_look_loses_comes_back() -> None:
     case = comb()
-    coarse = segment_case(case, segmenter(Bright(), times=1), Deadline(600), say=pytest.fail)
+    coarse = seen_coarsely(case)
     network = Bright()
     fine = segment_case(case, segmenter(network), Deadline(600), say=pytest.fail)
     assert network.patches == [PATCH, FINE]
@@ -113,8 +117,7 @@ def test_what_was_seen_before_it_stalled_is_kept() -> None:
     labels = segment_case(comb(), segmenter(network), Deadline(2.5), say=said.append)
     assert time.monotonic() - began < 2.5
     assert network.patches == [PATCH, FINE] and SO_FAR in said
-    coarse = segment_case(comb(), segmenter(Bright(), times=1), Deadline(600), say=pytest.fail)
-    np.testing.assert_array_equal(labels, coarse)
+    np.testing.assert_array_equal(labels, seen_coarsely(comb()))
 
 
 def test_what_was_seen_before_it_ran_out_of_memory_is_kept() -> None:
@@ -129,8 +132,7 @@ def test_what_was_seen_before_it_ran_out_of_memory_is_kept() -> None:
     labels = segment_case(comb(), segmenter(network), Deadline(600), say=said.append)
     assert network.patches == [PATCH]
     assert said == ["object 1: out of memory", SO_FAR]
-    coarse = segment_case(comb(), segmenter(Bright(), times=1), Deadline(600), say=pytest.fail)
-    np.testing.assert_array_equal(labels, coarse)
+    np.testing.assert_array_equal(labels, seen_coarsely(comb()))
 
 
 def test_what_was_seen_before_an_error_is_kept_and_the_error_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,8 +147,7 @@ def test_what_was_seen_before_an_error_is_kept_and_the_error_counted(capsys: pyt
     assert network.patches == [PATCH, FINE, FINE]
     assert said == ["object 1: ArithmeticError: the network's output is not finite", SO_FAR]
     assert tool.failures == 1 and "ArithmeticError" in capsys.readouterr().err
-    coarse = segment_case(comb(), segmenter(Bright(), times=1), Deadline(600), say=pytest.fail)
-    np.testing.assert_array_equal(labels, coarse)
+    np.testing.assert_array_equal(labels, seen_coarsely(comb()))
 
 
 def test_a_background_click_takes_away_what_only_the_fine_look_parts() -> None:
