@@ -52,13 +52,13 @@ class Row:
         what: what it is called.
         effort: what it spends on an object.
         magnify: whether small objects are magnified.
-        without_boxes_only: with boxes it is the row above it, whose scores are taken.
+        as_above: with boxes (True) or without (False) it is the row above it, whose scores are taken; None: neither.
     """
 
     what: str
     effort: Effort
     magnify: bool = True
-    without_boxes_only: bool = False
+    as_above: bool | None = None
 
 
 ROWS = {
@@ -66,18 +66,22 @@ ROWS = {
     "magnified": Row("+ small objects magnified", ONE_FORWARD),
     "grown": Row(
         "+ windows that grow (no box)",
-        Effort(refocus=False, finer=False, pieces=False, edges=False),
-        without_boxes_only=True,
+        Effort(refocus=False, finer=False, pieces=False, edges=False, inner_first=False),
+        as_above=True,
     ),
     "refocused": Row(
         "+ a second look after the first click (no box)",
-        Effort(finer=False, pieces=False, edges=False),
-        without_boxes_only=True,
+        Effort(finer=False, pieces=False, edges=False, inner_first=False),
+        as_above=True,
     ),
-    "pieces": Row("+ pieces by clicks", Effort(finer=False, edges=False)),
-    "finer": Row("+ a finer look at objects larger than the patch", Effort(edges=False)),
-    "edges": Row("+ borders that follow the image's edges (the default)", Effort()),
-    "tiles": Row("tiles along coarse borders instead of both", Effort(finer=False, edges=False, tiles=TILES)),
+    "pieces": Row("+ pieces by clicks", Effort(finer=False, edges=False, inner_first=False)),
+    "finer": Row("+ a finer look at objects larger than the patch", Effort(edges=False, inner_first=False)),
+    "edges": Row("+ borders that follow the image's edges", Effort(inner_first=False)),
+    "inner": Row("+ the smaller of overlapping boxes first (boxes; the default)", Effort(), as_above=False),
+    "tiles": Row(
+        "tiles along coarse borders instead of the last three",
+        Effort(finer=False, edges=False, inner_first=False, tiles=TILES),
+    ),
 }
 
 
@@ -87,16 +91,18 @@ def run_row(name: str, cases: list[EvaluationCase], segmenter: Segmenter, out: P
     segmenter.effort = row.effort
     contestant = unhurried(segmenter)
     lines: list[tuple] = []
-    if row.without_boxes_only:
+    if row.as_above is not None:
         above = list(ROWS)[list(ROWS).index(name) - 1]
         lines += [
-            tuple(case[key] for key in COLUMNS) for case in _read(out / f"{above}.csv") if case["boxes"] == "True"
+            tuple(case[key] for key in COLUMNS)
+            for case in _read(out / f"{above}.csv")
+            if case["boxes"] == str(row.as_above)
         ]
     magnified = nullcontext() if row.magnify else patch.object(window, "LEAST_ZOOM", 1.0)
     with magnified:
         for case in tqdm(cases, desc=row.what, unit="case", disable=None):
             for boxes, each in ((True, case), (False, without_boxes(case))):
-                if boxes and row.without_boxes_only:
+                if boxes is row.as_above:
                     continue
                 began = time.process_time()
                 result, segmentations = evaluate_case(each, contestant, seconds_per_class=UNHURRIED)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Container
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from inference.case import Box, Voxel
+from inference.case import Box, ObjectPrompts, Voxel
 from inference.window import SLAB
+
+INNER_FIRST = 0.1
+"""Power of a box's volume by which p is divided where objects that have nothing but boxes compete."""
 
 
 class Fusion:
@@ -16,6 +22,9 @@ class Fusion:
     Holds 9 bytes a voxel, whatever the number of objects: the best foreground's log p, its label, and the sum of
     log (1 − p) over all objects. Outside an object's window its p is 0. Ties go to the lower label, the background
     first, as argmax has it.
+
+    An object may be given an advantage over others (:func:`advantages`) where its p is above a half, so that it beats
+    the background without one.
     """
 
     def __init__(self, shape: Voxel, device: torch.device | str = "cpu") -> None:
@@ -27,14 +36,19 @@ class Fusion:
     def shape(self) -> Voxel:
         return tuple(self.label.shape)
 
-    def add(self, label: int, where: Box, log_odds: Tensor) -> None:
+    def add(self, label: int, where: Box, log_odds: Tensor, advantage: float = 0.0) -> None:
         """Adds an object's log-odds in a part of the image, each voxel at most once an object.
 
         Labels must come in ascending order, so that ties go to the lower one.
+
+        Args:
+            advantage: is added to log p where p is above a half; at least 0.
         """
         best, background = self.best[where.slices], self.background[where.slices]
         log_p = logsigmoid(log_odds)
         background += log_p - log_odds  # log (1 − p) = log p − log-odds
+        if advantage:
+            log_p += advantage * (log_odds > 0)
         better = log_p > best
         best.copy_(torch.where(better, log_p, best))
         self.label[where.slices].masked_fill_(better, label)
@@ -49,3 +63,23 @@ class Fusion:
             slab = slice(first, first + SLAB)
             self.label[slab] *= self.best[slab] > self.background[slab]
         return self.label.cpu()
+
+
+def advantages(objects: tuple[ObjectPrompts, ...], seen: Container[int]) -> dict[int, float]:
+    """Label -> what is added to log p of an object of which nothing but a box is known, where it competes with others.
+
+    An object inside another (a cavity in its wall, a core in its tumour) is claimed twice while there are only boxes,
+    since a box looks the same whether its object is full or hollow: both p are near 1, and do not say which is right.
+    Of claims so alike the one from the smaller box is taken, as the more specific. A click or a previous mask tells
+    the network more than this does, so an object that has one gets nothing.
+
+    Args:
+        seen: labels of the objects that have a previous mask.
+    """
+    volumes = {item.label: math.prod(item.box.size) for item in objects if item.box is not None}
+    largest = max(volumes.values(), default=0)
+    return {
+        item.label: INNER_FIRST * math.log(largest / volumes[item.label])
+        for item in objects
+        if item.box is not None and not item.clicks and item.label not in seen
+    }

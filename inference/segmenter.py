@@ -19,7 +19,7 @@ from inference.checkpoint import ModelConfig
 from inference.cpu_forward import for_cpu
 from inference.deadline import Deadline, DeadlineExceeded, Watchdog
 from inference.edges import Edges
-from inference.fusion import Fusion
+from inference.fusion import Fusion, advantages
 from inference.intensities import NormalizedImage
 from inference.network import IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet
 from inference.pieces import disobeyed, piece, without_ruled_out
@@ -61,6 +61,8 @@ class Effort:
         edges: whether the border of an object larger than the patch is moved to the image's edges
             (:mod:`inference.edges`).
         tiles: forwards at native resolution along a border that was seen coarsely, at most.
+        inner_first: whether of objects that are known by their boxes alone the smaller one is taken where both claim a
+            voxel (:func:`inference.fusion.advantages`).
     """
 
     larger_windows: int = 5
@@ -69,6 +71,7 @@ class Effort:
     pieces: bool = True
     edges: bool = True
     tiles: int = 0
+    inner_first: bool = True
 
     @classmethod
     def for_weights(cls, config: ModelConfig) -> Effort:
@@ -80,7 +83,7 @@ class Effort:
         return cls(tiles=TILES if config.keep_proportions else 0)
 
 
-ONE_FORWARD = Effort(larger_windows=0, refocus=False, finer=False, pieces=False, edges=False)
+ONE_FORWARD = Effort(larger_windows=0, refocus=False, finer=False, pieces=False, edges=False, inner_first=False)
 """The paper's effort."""
 
 
@@ -203,6 +206,8 @@ def segment_case(
     reserve = FIXED_RESERVE + case.image.size / WRITE_VOXELS_PER_SECOND
     watchdog = watchdog or Watchdog()
     extents = {} if case.previous is None else label_extents(case.previous)
+    plain = segmenter is not None and not segmenter.effort.inner_first
+    advantage = {} if plain else advantages(case.objects, extents)
     passes = None if segmenter is None else _Passes(case, segmenter, watchdog)
     for index, prompts in enumerate(bar(case.objects)):
         previous = extents.get(prompts.label)
@@ -212,7 +217,7 @@ def segment_case(
             found = passes.segment(prompts, previous, left, left / (len(case.objects) - index), say)
         slabs = _fallback(prompts, case.previous, previous, shape) if found is None else found
         for where, log_odds in slabs:
-            fusion.add(prompts.label, where, log_odds)
+            fusion.add(prompts.label, where, log_odds, advantage.get(prompts.label, 0.0))
     labels = fusion.label_map().numpy()
     obey_clicks(labels, case.objects)
     return labels

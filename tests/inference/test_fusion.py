@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.case import Box, Voxel
-from inference.fusion import Fusion
+from inference.case import Box, Click, ObjectPrompts, Voxel
+from inference.fusion import INNER_FIRST, Fusion, advantages
 
 SHAPE = (3, 4, 5)
 EVERYWHERE = Box((0, 0, 0), tuple(n - 1 for n in SHAPE))
@@ -20,10 +21,11 @@ EVERYWHERE = Box((0, 0, 0), tuple(n - 1 for n in SHAPE))
 Objects = list[tuple[Box, np.ndarray]]
 
 
-def fused(objects: Objects, shape: Voxel = SHAPE) -> np.ndarray:
+def fused(objects: Objects, shape: Voxel = SHAPE, given: dict[int, float] | None = None) -> np.ndarray:
+    """The label map; ``given``: label -> advantage."""
     fusion = Fusion(shape)
     for label, (where, log_odds) in enumerate(objects, start=1):
-        fusion.add(label, where, torch.from_numpy(log_odds.astype(np.float32)))
+        fusion.add(label, where, torch.from_numpy(log_odds.astype(np.float32)), (given or {}).get(label, 0.0))
     return fusion.label_map().numpy()
 
 
@@ -111,6 +113,43 @@ def test_an_object_counts_only_where_it_was_looked_for() -> None:
     expected = np.zeros(SHAPE, np.uint8)
     expected[where.slices] = 1
     np.testing.assert_array_equal(labels, expected)
+
+
+@given(objects=object_lists(), given=st.dictionaries(st.integers(1, 12), st.floats(0, 10)))
+def test_an_advantage_takes_from_other_objects_and_never_from_the_background(
+    objects: Objects, given: dict[int, float]
+) -> None:
+    without, with_it = fused(objects), fused(objects, given=given)
+    np.testing.assert_array_equal(with_it == 0, without == 0)
+    for label in np.unique(with_it[with_it != without]):
+        assert given[label] > 0
+
+
+def test_of_two_claims_the_one_with_more_advantage_wins_unless_the_other_is_clearly_surer() -> None:
+    sure, surer, unsure = (np.full(SHAPE, odds) for odds in (3.0, 4.0, 0.1))
+    assert (fused([(EVERYWHERE, surer), (EVERYWHERE, sure)]) == 1).all()
+    assert (fused([(EVERYWHERE, surer), (EVERYWHERE, sure)], given={2: 0.1}) == 2).all()
+    assert (fused([(EVERYWHERE, surer), (EVERYWHERE, unsure)], given={2: 0.1}) == 1).all()
+
+
+def test_an_advantage_does_nothing_for_what_is_not_claimed() -> None:
+    doubts = [(EVERYWHERE, np.full(SHAPE, odds)) for odds in (-0.2, -0.3)]
+    assert (fused(doubts, given={2: 10.0}) == 1).all()
+
+
+def test_the_smaller_box_has_the_advantage_and_only_while_there_is_nothing_but_boxes() -> None:
+    large, small = Box((0, 0, 0), (9, 9, 9)), Box((2, 2, 2), (6, 6, 5))
+    click = (Click((3, 3, 3), True),)
+    objects = (
+        ObjectPrompts(1, large),
+        ObjectPrompts(2, small),
+        ObjectPrompts(3, small, click),
+        ObjectPrompts(4, small),
+        ObjectPrompts(5, clicks=click),
+        ObjectPrompts(6),
+    )
+    assert advantages(objects, seen={4: large}) == {1: 0, 2: pytest.approx(INNER_FIRST * np.log(10))}
+    assert advantages((), seen=()) == {}
 
 
 def test_255_labels_fit() -> None:

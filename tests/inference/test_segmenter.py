@@ -17,7 +17,7 @@ from inference.checkpoint import ModelConfig
 from inference.deadline import Deadline, Watchdog
 from inference.network import NetworkConfig
 from inference.prompts import BOX, CLICK, PAPER_STYLE, PREVIOUS
-from inference.segmenter import segment_case
+from inference.segmenter import Effort, segment_case
 from tests.inference.factories import TINY, Repeats, segmenter, volume
 
 SHAPE = (20, 30, 40)
@@ -84,6 +84,45 @@ class Delayed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.delay(tuple(x.shape[2:]))
         return x[:, BOX : BOX + 1] * 8 - 4
+
+
+class TestAnObjectInsideAnother:
+    """A network that takes both boxes for full objects: each is as sure of the inner box as the other."""
+
+    OUTER, INNER = BOX_1, Box((4, 5, 6), (6, 8, 10))
+
+    def segment(self, *objects: ObjectPrompts, previous: np.ndarray | None = None, **effort: bool) -> np.ndarray:
+        repeats = segmenter(Repeats(BOX))
+        repeats.effort = Effort(**effort)
+        return segment_case(a_case(*objects, previous=previous), repeats, Deadline(PLENTY), say=pytest.fail)
+
+    @pytest.mark.parametrize("outer", [1, 2])
+    def test_has_what_both_claim_while_there_are_only_boxes(self, outer: int) -> None:
+        boxes = {outer: self.OUTER, 3 - outer: self.INNER}
+        expected = filled(self.OUTER)
+        expected[self.OUTER.slices] = outer
+        expected[self.INNER.slices] = 3 - outer
+        objects = (ObjectPrompts(label, boxes[label]) for label in (1, 2))
+        np.testing.assert_array_equal(self.segment(*objects), expected)
+
+    def test_has_no_advantage_that_is_switched_off(self) -> None:
+        objects = ObjectPrompts(1, self.OUTER), ObjectPrompts(2, self.INNER)
+        np.testing.assert_array_equal(self.segment(*objects, inner_first=False), filled(self.OUTER))
+
+    def test_has_none_once_it_has_a_click_or_a_previous_mask(self) -> None:
+        outer, inner = ObjectPrompts(1, self.OUTER), ObjectPrompts(2, self.INNER)
+        clicked = replace(inner, clicks=(Click((0, 0, 0), False),))
+        np.testing.assert_array_equal(self.segment(outer, clicked), filled(self.OUTER))
+        seen = np.zeros(SHAPE, np.uint8)
+        seen[self.INNER.lower] = 2
+        np.testing.assert_array_equal(self.segment(outer, inner, previous=seen), filled(self.OUTER))
+
+    def test_has_it_without_a_network_too(self) -> None:
+        case = a_case(ObjectPrompts(1, self.OUTER), ObjectPrompts(2, self.INNER))
+        labels = segment_case(case, None, Deadline(PLENTY), say=lambda line: None)
+        expected = inscribed(self.OUTER).astype(np.uint8)
+        expected[inscribed(self.INNER)] = 2
+        np.testing.assert_array_equal(labels, expected)
 
 
 @pytest.fixture
