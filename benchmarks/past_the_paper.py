@@ -66,21 +66,24 @@ ROWS = {
     "magnified": Row("+ small objects magnified", ONE_FORWARD),
     "grown": Row(
         "+ windows that grow (no box)",
-        Effort(refocus=False, finer=False, pieces=False, edges=False, inner_first=False),
+        Effort(refocus=False, finer=False, pieces=False, edges=False, inner_first=False, box_slices=False),
         as_above=True,
     ),
     "refocused": Row(
         "+ a second look after the first click (no box)",
-        Effort(finer=False, pieces=False, edges=False, inner_first=False),
+        Effort(finer=False, pieces=False, edges=False, inner_first=False, box_slices=False),
         as_above=True,
     ),
-    "pieces": Row("+ pieces by clicks", Effort(finer=False, edges=False, inner_first=False)),
-    "finer": Row("+ a finer look at objects larger than the patch", Effort(edges=False, inner_first=False)),
-    "edges": Row("+ borders that follow the image's edges", Effort(inner_first=False)),
-    "inner": Row("+ the smaller of overlapping boxes first (boxes; the default)", Effort(), as_above=False),
+    "pieces": Row("+ pieces by clicks", Effort(finer=False, edges=False, inner_first=False, box_slices=False)),
+    "finer": Row(
+        "+ a finer look at objects larger than the patch", Effort(edges=False, inner_first=False, box_slices=False)
+    ),
+    "edges": Row("+ borders that follow the image's edges", Effort(inner_first=False, box_slices=False)),
+    "inner": Row("+ the smaller of overlapping boxes first (boxes)", Effort(box_slices=False), as_above=False),
+    "slices": Row("+ nothing outside of a box's slices (boxes; the default)", Effort(), as_above=False),
     "tiles": Row(
-        "tiles along coarse borders instead of the last three",
-        Effort(finer=False, edges=False, inner_first=False, tiles=TILES),
+        "tiles along coarse borders instead of the last four",
+        Effort(finer=False, edges=False, inner_first=False, box_slices=False, tiles=TILES),
     ),
 }
 

@@ -24,6 +24,7 @@ from inference.intensities import NormalizedImage
 from inference.network import IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet
 from inference.pieces import disobeyed, piece, without_ruled_out
 from inference.prompts import encode
+from inference.slices import slices_of, within
 from inference.window import SLAB, Window, blended, closer, finely, grown, refocused, tiles, window_for
 
 FALLBACK_LOG_ODDS = 2.0
@@ -63,6 +64,7 @@ class Effort:
         tiles: forwards at native resolution along a border that was seen coarsely, at most.
         inner_first: whether of objects that are known by their boxes alone the smaller one is taken where both claim a
             voxel (:func:`inference.fusion.advantages`).
+        box_slices: whether an object is kept to the slices of its box (:mod:`inference.slices`).
     """
 
     larger_windows: int = 5
@@ -72,6 +74,7 @@ class Effort:
     edges: bool = True
     tiles: int = 0
     inner_first: bool = True
+    box_slices: bool = True
 
     @classmethod
     def for_weights(cls, config: ModelConfig) -> Effort:
@@ -83,7 +86,9 @@ class Effort:
         return cls(tiles=TILES if config.keep_proportions else 0)
 
 
-ONE_FORWARD = Effort(larger_windows=0, refocus=False, finer=False, pieces=False, edges=False, inner_first=False)
+ONE_FORWARD = Effort(
+    larger_windows=0, refocus=False, finer=False, pieces=False, edges=False, inner_first=False, box_slices=False
+)
 """The paper's effort."""
 
 
@@ -206,8 +211,8 @@ def segment_case(
     reserve = FIXED_RESERVE + case.image.size / WRITE_VOXELS_PER_SECOND
     watchdog = watchdog or Watchdog()
     extents = {} if case.previous is None else label_extents(case.previous)
-    plain = segmenter is not None and not segmenter.effort.inner_first
-    advantage = {} if plain else advantages(case.objects, extents)
+    effort = Effort() if segmenter is None else segmenter.effort
+    advantage = advantages(case.objects, extents) if effort.inner_first else {}
     passes = None if segmenter is None else _Passes(case, segmenter, watchdog)
     for index, prompts in enumerate(bar(case.objects)):
         previous = extents.get(prompts.label)
@@ -215,6 +220,8 @@ def segment_case(
         if passes is not None:
             left = deadline.remaining() - reserve
             found = passes.segment(prompts, previous, left, left / (len(case.objects) - index), say)
+        if found is not None and effort.box_slices:
+            found = within(found, *slices_of(prompts, previous, shape[0]))
         slabs = _fallback(prompts, case.previous, previous, shape) if found is None else found
         for where, log_odds in slabs:
             fusion.add(prompts.label, where, log_odds, advantage.get(prompts.label, 0.0))

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +124,49 @@ class TestAnObjectInsideAnother:
         expected = inscribed(self.OUTER).astype(np.uint8)
         expected[inscribed(self.INNER)] = 2
         np.testing.assert_array_equal(labels, expected)
+
+
+class TestTheSlicesOfABox:
+    """A network that says yes everywhere in its window: what is left of that."""
+
+    BOX = Box((8, 10, 12), (10, 18, 20))
+
+    def segment(
+        self, *clicks: Click, box: Box | None = BOX, previous: np.ndarray | None = None, **effort: bool
+    ) -> np.ndarray:
+        yes = segmenter(Hooked(lambda number, shape: torch.full((1, 1, *shape), 4.0)))
+        yes.effort = Effort(**effort)
+        case = a_case(ObjectPrompts(1, box, clicks), previous=previous)
+        return segment_case(case, yes, Deadline(PLENTY), say=pytest.fail)
+
+    def slices(self, *clicks: Click, **others: Any) -> list[int]:
+        return np.flatnonzero(self.segment(*clicks, **others).any(axis=(1, 2))).tolist()
+
+    def test_hold_the_object_while_it_may_leave_the_box_in_y_and_x(self) -> None:
+        assert self.slices() == [8, 9, 10]
+        assert self.segment()[9, 9, 21] == 1
+
+    def test_do_not_where_that_is_switched_off_or_there_is_no_box(self) -> None:
+        assert set(self.slices(box_slices=False)) > {7, 8, 9, 10, 11}
+        assert set(self.slices(Click((9, 14, 16), True), box=None)) > {7, 8, 9, 10, 11}
+
+    def test_do_not_on_the_side_of_a_foreground_click_outside_of_them(self) -> None:
+        assert set(self.slices(Click((11, 14, 16), True))) > {8, 9, 10, 11, 12}
+        assert min(self.slices(Click((11, 14, 16), True))) == 8
+        assert max(self.slices(Click((7, 14, 16), True))) == 10
+        assert self.slices(Click((11, 14, 16), False), Click((9, 14, 16), True)) == [8, 9, 10]
+
+    @pytest.mark.parametrize(("first", "last"), [(8, 10), (9, 9), (6, 10), (8, 12), (6, 12)])
+    def test_do_not_on_a_side_where_the_previous_mask_reaches_further(self, first: int, last: int) -> None:
+        previous = np.zeros(SHAPE, np.uint8)
+        previous[first : last + 1, 12:15, 14:18] = 1
+        found = self.slices(previous=previous)
+        assert (min(found) < 8) == (first < 8)
+        assert (max(found) > 10) == (last > 10)
+        assert {8, 9, 10} <= set(found)
+
+    def test_that_reach_out_of_the_image_end_with_it(self) -> None:
+        assert self.slices(box=Box((18, 10, 12), (25, 18, 20))) == [18, 19]
 
 
 @pytest.fixture
