@@ -79,7 +79,7 @@ ROWS = {
         "+ a finer look at objects larger than the patch", Effort(edges=False, inner_first=False, box_slices=False)
     ),
     "edges": Row("+ borders that follow the image's edges", Effort(inner_first=False, box_slices=False)),
-    "inner": Row("+ the smaller of overlapping boxes first (boxes)", Effort(box_slices=False), as_above=False),
+    "inner": Row("+ inner boxes first (boxes)", Effort(box_slices=False), as_above=False),
     "slices": Row("+ nothing outside of a box's slices (boxes; the default)", Effort(), as_above=False),
     "tiles": Row(
         "tiles along coarse borders instead of the last four",

@@ -12,8 +12,14 @@ from torch.nn.functional import logsigmoid
 from inference.case import Box, ObjectPrompts, Voxel
 from inference.window import SLAB
 
-INNER_FIRST = 0.1
-"""Power of a box's volume by which p is divided where objects that have nothing but boxes compete."""
+INNER_FIRST = 0.2
+"""Power of the ratio of two boxes' volumes that the p of the inner one is multiplied by where their objects compete."""
+
+INSIDE = 0.9
+"""A box lies inside another if this share of it does: the challenge widens each of them at random."""
+
+CLEARLY_SMALLER = 0.9
+"""Boxes whose volumes are in a larger ratio are taken for equally large, for the same reason."""
 
 
 class Fusion:
@@ -66,20 +72,28 @@ class Fusion:
 
 
 def advantages(objects: tuple[ObjectPrompts, ...], seen: Container[int]) -> dict[int, float]:
-    """Label -> what is added to log p of an object of which nothing but a box is known, where it competes with others.
+    """Label -> what is added to log p of an object whose box lies inside another's and is all that is known of it.
 
     An object inside another (a cavity in its wall, a core in its tumour) is claimed twice while there are only boxes,
     since a box looks the same whether its object is full or hollow: both p are near 1, and do not say which is right.
-    Of claims so alike the one from the smaller box is taken, as the more specific. A click or a previous mask tells
-    the network more than this does, so an object that has one gets nothing.
+    Of claims so alike the inner one is taken: the outer object would leave nothing of it. A click or a previous mask
+    tells the network more than this does, so an object that has one gets nothing.
 
     Args:
         seen: labels of the objects that have a previous mask.
     """
-    volumes = {item.label: math.prod(item.box.size) for item in objects if item.box is not None}
-    largest = max(volumes.values(), default=0)
-    return {
-        item.label: INNER_FIRST * math.log(largest / volumes[item.label])
-        for item in objects
-        if item.box is not None and not item.clicks and item.label not in seen
-    }
+    found: dict[int, float] = {}
+    outer: list[tuple[Box, int, float]] = []  # With volume and advantage; the largest first.
+    boxed = [item for item in objects if item.box is not None]
+    for item in sorted(boxed, key=lambda item: math.prod(item.box.size), reverse=True):
+        volume = math.prod(item.box.size)
+        advantage = 0.0
+        if not item.clicks and item.label not in seen:
+            for box, larger, its_own in outer:
+                shared = item.box.intersection(box)
+                if volume < CLEARLY_SMALLER * larger and shared and math.prod(shared.size) >= INSIDE * volume:
+                    advantage = max(advantage, its_own + INNER_FIRST * math.log(larger / volume))
+        if advantage:
+            found[item.label] = advantage
+        outer.append((item.box, volume, advantage))
+    return found

@@ -62,8 +62,8 @@ class Effort:
         edges: whether the border of an object larger than the patch is moved to the image's edges
             (:mod:`inference.edges`).
         tiles: forwards at native resolution along a border that was seen coarsely, at most.
-        inner_first: whether of objects that are known by their boxes alone the smaller one is taken where both claim a
-            voxel (:func:`inference.fusion.advantages`).
+        inner_first: whether a box inside another's has its object taken where both claim a voxel, as long as there are
+            only boxes (:func:`inference.fusion.advantages`).
         box_slices: whether an object is kept to the slices of its box (:mod:`inference.slices`).
     """
 

@@ -137,19 +137,47 @@ def test_an_advantage_does_nothing_for_what_is_not_claimed() -> None:
     assert (fused(doubts, given={2: 10.0}) == 1).all()
 
 
-def test_the_smaller_box_has_the_advantage_and_only_while_there_is_nothing_but_boxes() -> None:
-    large, small = Box((0, 0, 0), (9, 9, 9)), Box((2, 2, 2), (6, 6, 5))
-    click = (Click((3, 3, 3), True),)
-    objects = (
-        ObjectPrompts(1, large),
-        ObjectPrompts(2, small),
-        ObjectPrompts(3, small, click),
-        ObjectPrompts(4, small),
-        ObjectPrompts(5, clicks=click),
-        ObjectPrompts(6),
-    )
-    assert advantages(objects, seen={4: large}) == {1: 0, 2: pytest.approx(INNER_FIRST * np.log(10))}
+LARGE, INNER = Box((0, 0, 0), (9, 9, 9)), Box((2, 2, 2), (6, 6, 5))
+TENTH = pytest.approx(INNER_FIRST * np.log(10))
+"""The advantage of a box in one of ten times its volume."""
+
+
+def boxed(*boxes: Box | None) -> tuple[ObjectPrompts, ...]:
+    return tuple(ObjectPrompts(label, box) for label, box in enumerate(boxes, start=1))
+
+
+def test_a_box_inside_another_has_an_advantage_whichever_comes_first() -> None:
+    assert advantages(boxed(LARGE, INNER), seen=()) == {2: TENTH}
+    assert advantages(boxed(None, INNER, LARGE), seen=()) == {2: TENTH}
     assert advantages((), seen=()) == {}
+
+
+def test_a_box_in_a_box_in_a_box_has_more() -> None:
+    core = Box((3, 3, 3), (4, 4, 4))
+    assert advantages(boxed(INNER, LARGE, core), seen=()) == {
+        1: TENTH,
+        3: pytest.approx(INNER_FIRST * np.log(1000 / 8)),
+    }
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Box((2, 2, 7), (6, 6, 12)), Box((20, 20, 20), (24, 24, 23)), Box((0, 0, 0), (9, 9, 8)), LARGE],
+    ids=["half outside", "elsewhere", "about as large", "the same"],
+)
+def test_a_box_that_is_not_inside_or_not_clearly_smaller_has_none(other: Box) -> None:
+    assert advantages(boxed(LARGE, other), seen=()) == {}
+
+
+def test_a_box_that_only_just_leaves_another_is_inside_it() -> None:
+    assert set(advantages(boxed(LARGE, Box((1, 1, -1), (5, 5, 8))), seen=())) == {2}
+
+
+def test_a_click_or_a_previous_mask_ends_an_objects_advantage_and_not_that_of_what_is_in_it() -> None:
+    click = (Click((3, 3, 3), True),)
+    clicked = ObjectPrompts(1, LARGE, click), ObjectPrompts(2, INNER), ObjectPrompts(3, INNER, click)
+    assert advantages(clicked, seen=()) == {2: TENTH}
+    assert advantages(clicked, seen={2}) == {}
 
 
 def test_255_labels_fit() -> None:
