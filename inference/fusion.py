@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 from inference.case import Box, ObjectPrompts, Voxel
 from inference.window import SLAB
 
-INNER_FIRST = 0.2
+INNER_FIRST = 0.1
 """Power of the ratio of two boxes' volumes that the p of the inner one is multiplied by where their objects compete."""
 
 INSIDE = 0.9
