@@ -90,11 +90,16 @@ class Click:
 
 @dataclass(frozen=True)
 class ObjectPrompts:
-    """What the user said about one object; clicks in the order in which they were made."""
+    """What the user said about one object; clicks in the order in which they were made.
+
+    Args:
+        guessed: whether the box is not the user's but a region of the image (:mod:`inference.proposals`).
+    """
 
     label: int
     box: Box | None = None
     clicks: tuple[Click, ...] = ()
+    guessed: bool = False
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,11 @@ def in_regions(case: Case, say: Callable[[str], None]) -> Case:
     for label, box in boxes.items():
         where = ",".join(f"{lower}:{upper}" for lower, upper in zip(box.lower, box.upper))
         say(f"object {label}: neither box, click nor previous mask; taking the region {where}")
-    return replace(
-        case, objects=tuple(replace(prompts, box=boxes.get(prompts.label, prompts.box)) for prompts in case.objects)
+    completed = (
+        replace(prompts, box=boxes[prompts.label], guessed=True) if prompts.label in boxes else prompts
+        for prompts in case.objects
     )
+    return replace(case, objects=tuple(completed))
 
 
 def in_central_third(case: Case, say: Callable[[str], None]) -> Case:

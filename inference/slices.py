@@ -14,7 +14,7 @@ from inference.case import Box, ObjectPrompts
 
 
 def slices_of(prompts: ObjectPrompts, previous: Box | None, depth: int) -> tuple[int, int]:
-    """The first and the last slice, of ``depth``, in which an object can be: all of them without a box.
+    """The first and the last slice, of ``depth``, in which an object can be: all of them without a box of the user's.
 
     A foreground click before the box's first slice, or behind its last, says that the box is too short there, and so
     does a previous mask that reaches further: then the object is not bounded on that side.
@@ -22,7 +22,7 @@ def slices_of(prompts: ObjectPrompts, previous: Box | None, depth: int) -> tuple
     Args:
         previous: where the object's previous mask lies; None if there is none.
     """
-    if prompts.box is None:
+    if prompts.box is None or prompts.guessed:
         return 0, depth - 1
     known = [click.position[0] for click in prompts.clicks if click.positive]
     if previous is not None:

@@ -115,6 +115,7 @@ class TestCases:
         completed = WITHOUT_PROMPTS["regions"](a_case(*objects, previous=previous), said.append)
         assert completed.objects[:3] == objects[:3]
         assert [prompts.box for prompts in completed.objects[3:]] == propose(with_blocks(), 2)
+        assert [prompts.guessed for prompts in completed.objects] == [False] * 3 + [True] * 2
         assert [line.split(":")[0] for line in said] == ["object 4", "object 5"]
 
     def test_a_case_that_needs_none_is_not_changed(self) -> None:

@@ -165,6 +165,12 @@ class TestTheSlicesOfABox:
         assert (max(found) > 10) == (last > 10)
         assert {8, 9, 10} <= set(found)
 
+    def test_do_not_if_the_box_was_only_guessed(self) -> None:
+        yes = segmenter(Hooked(lambda number, shape: torch.full((1, 1, *shape), 4.0)))
+        case = a_case(ObjectPrompts(1, self.BOX, guessed=True))
+        labels = segment_case(case, yes, Deadline(PLENTY), say=pytest.fail)
+        assert set(np.flatnonzero(labels.any(axis=(1, 2)))) > {7, 8, 9, 10, 11}
+
     def test_that_reach_out_of_the_image_end_with_it(self) -> None:
         assert self.slices(box=Box((18, 10, 12), (25, 18, 20))) == [18, 19]
 
