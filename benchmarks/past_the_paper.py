@@ -14,7 +14,7 @@ import csv
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -61,30 +61,24 @@ class Row:
     as_above: bool | None = None
 
 
+GROWN = replace(ONE_FORWARD, larger_windows=Effort().larger_windows)
+REFOCUSED = replace(GROWN, refocus=True)
+PIECES = replace(REFOCUSED, pieces=True)
+FINER = replace(PIECES, finer=True)
+EDGES = replace(FINER, edges=True)
+INNER = replace(EDGES, inner_first=True)
+
 ROWS = {
     "one-forward": Row("one forward, no magnification", ONE_FORWARD, magnify=False),
     "magnified": Row("+ small objects magnified", ONE_FORWARD),
-    "grown": Row(
-        "+ windows that grow (no box)",
-        Effort(refocus=False, finer=False, pieces=False, edges=False, inner_first=False, box_slices=False),
-        as_above=True,
-    ),
-    "refocused": Row(
-        "+ a second look after the first click (no box)",
-        Effort(finer=False, pieces=False, edges=False, inner_first=False, box_slices=False),
-        as_above=True,
-    ),
-    "pieces": Row("+ pieces by clicks", Effort(finer=False, edges=False, inner_first=False, box_slices=False)),
-    "finer": Row(
-        "+ a finer look at objects larger than the patch", Effort(edges=False, inner_first=False, box_slices=False)
-    ),
-    "edges": Row("+ borders that follow the image's edges", Effort(inner_first=False, box_slices=False)),
-    "inner": Row("+ inner boxes first (boxes)", Effort(box_slices=False), as_above=False),
+    "grown": Row("+ windows that grow (no box)", GROWN, as_above=True),
+    "refocused": Row("+ a second look after the first click (no box)", REFOCUSED, as_above=True),
+    "pieces": Row("+ pieces by clicks", PIECES),
+    "finer": Row("+ a finer look at objects larger than the patch", FINER),
+    "edges": Row("+ borders that follow the image's edges", EDGES),
+    "inner": Row("+ inner boxes first (boxes)", INNER, as_above=False),
     "slices": Row("+ nothing outside of a box's slices (boxes; the default)", Effort(), as_above=False),
-    "tiles": Row(
-        "tiles along coarse borders instead of the last four",
-        Effort(finer=False, edges=False, inner_first=False, box_slices=False, tiles=TILES),
-    ),
+    "tiles": Row("tiles along coarse borders instead of the last four", replace(PIECES, tiles=TILES)),
 }
 
 

@@ -57,6 +57,10 @@ class Box:
         return tuple(upper - lower + 1 for lower, upper in zip(self.lower, self.upper))
 
     @property
+    def voxels(self) -> int:
+        return math.prod(self.size)
+
+    @property
     def slices(self) -> tuple[slice, slice, slice]:
         return tuple(slice(lower, upper + 1) for lower, upper in zip(self.lower, self.upper))
 

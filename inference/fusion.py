@@ -82,18 +82,23 @@ def advantages(objects: tuple[ObjectPrompts, ...], seen: Container[int]) -> dict
     Args:
         seen: labels of the objects that have a previous mask.
     """
+    boxed = sorted((item for item in objects if item.box is not None), key=lambda item: item.box.voxels, reverse=True)
     found: dict[int, float] = {}
-    outer: list[tuple[Box, int, float]] = []  # With volume and advantage; the largest first.
-    boxed = [item for item in objects if item.box is not None]
-    for item in sorted(boxed, key=lambda item: math.prod(item.box.size), reverse=True):
-        volume = math.prod(item.box.size)
-        advantage = 0.0
-        if not item.clicks and item.label not in seen:
-            for box, larger, its_own in outer:
-                shared = item.box.intersection(box)
-                if volume < CLEARLY_SMALLER * larger and shared and math.prod(shared.size) >= INSIDE * volume:
-                    advantage = max(advantage, its_own + INNER_FIRST * math.log(larger / volume))
-        if advantage:
-            found[item.label] = advantage
-        outer.append((item.box, volume, advantage))
+    for index, item in enumerate(boxed):
+        if item.clicks or item.label in seen:
+            continue
+        gains = [
+            found.get(outer.label, 0.0) + INNER_FIRST * math.log(outer.box.voxels / item.box.voxels)
+            for outer in boxed[:index]
+            if _is_inside(item.box, outer.box)
+        ]
+        if gains:
+            found[item.label] = max(gains)
     return found
+
+
+def _is_inside(inner: Box, outer: Box) -> bool:
+    if inner.voxels >= CLEARLY_SMALLER * outer.voxels:
+        return False
+    shared = inner.intersection(outer)
+    return shared is not None and shared.voxels >= INSIDE * inner.voxels

@@ -152,20 +152,17 @@ def _score(box: Box, inside: np.ndarray, volume: np.ndarray, deviation: float) -
         tuple(upper + margin for upper, margin in zip(box.upper, margins)),
     ).clipped(volume.shape)
     total, total_around = float(volume[box.slices][inside].sum()), float(volume[around.slices].sum())
-    rest = np.prod(around.size) - count
+    rest = around.voxels - count
     difference = total / count - (total_around - total) / rest if rest else 0.0
     contrast = min(max(difference / deviation, 0.0), 2.0)
     centre = [(lower + upper + 1) / n - 1 for lower, upper, n in zip(box.lower, box.upper, volume.shape)]
     off_centre = math.sqrt(np.mean(np.square(centre)))
     faces = sum(lower == 0 for lower in box.lower) + sum(upper == n - 1 for upper, n in zip(box.upper, volume.shape))
     # The weights are round numbers near the best of a random search on training cases.
-    return count / np.prod(box.size) + contrast / 3 - off_centre - faces / 6
+    return count / box.voxels + contrast / 3 - off_centre - faces / 6
 
 
 def intersection_over_union(a: Box, b: Box) -> float:
     """Of two boxes, counted in voxels: 0 where they do not meet, 1 where they are the same."""
-    common = [min(p, q) - max(r, s) + 1 for p, q, r, s in zip(a.upper, b.upper, a.lower, b.lower)]
-    if min(common) <= 0:
-        return 0.0
-    intersection = np.prod(common)
-    return float(intersection / (np.prod(a.size) + np.prod(b.size) - intersection))
+    shared = a.intersection(b)
+    return 0.0 if shared is None else shared.voxels / (a.voxels + b.voxels - shared.voxels)

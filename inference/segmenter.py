@@ -62,8 +62,8 @@ class Effort:
         edges: whether the border of an object larger than the patch is moved to the image's edges
             (:mod:`inference.edges`).
         tiles: forwards at native resolution along a border that was seen coarsely, at most.
-        inner_first: whether a box inside another's has its object taken where both claim a voxel, as long as there are
-            only boxes (:func:`inference.fusion.advantages`).
+        inner_first: whether an object whose box lies inside another's gets what both claim, as long as there are only
+            boxes (:func:`inference.fusion.advantages`).
         box_slices: whether an object is kept to the slices of its box (:mod:`inference.slices`).
     """
 
@@ -220,10 +220,11 @@ def segment_case(
         if passes is not None:
             left = deadline.remaining() - reserve
             found = passes.segment(prompts, previous, left, left / (len(case.objects) - index), say)
-        if found is not None and effort.box_slices:
+        if found is None:
+            found = _fallback(prompts, case.previous, previous, shape)
+        elif effort.box_slices:
             found = within(found, *slices_of(prompts, previous, shape[0]))
-        slabs = _fallback(prompts, case.previous, previous, shape) if found is None else found
-        for where, log_odds in slabs:
+        for where, log_odds in found:
             fusion.add(prompts.label, where, log_odds, advantage.get(prompts.label, 0.0))
     labels = fusion.label_map().numpy()
     obey_clicks(labels, case.objects)
@@ -346,7 +347,7 @@ class _Passes:
         shape: Voxel = self.case.image.shape
         image, squares = self.image.crop(look.window).cpu(), self.image.crop_squares(look.window).cpu()
         edges = Edges.of(image, squares, look.log_odds, look.window, shape)
-        if edges is not None and time.monotonic() + np.prod(edges.region.size) / EDGE_VOXELS_PER_SECOND <= until:
+        if edges is not None and time.monotonic() + edges.region.voxels / EDGE_VOXELS_PER_SECOND <= until:
             look.edges = edges
 
     def _find(self, prompts: ObjectPrompts, window: Window, until: float, look: _Look) -> None:

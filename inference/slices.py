@@ -35,7 +35,6 @@ def slices_of(prompts: ObjectPrompts, previous: Box | None, depth: int) -> tuple
 def within(slabs: Iterable[tuple[Box, Tensor]], first: int, last: int) -> Iterator[tuple[Box, Tensor]]:
     """What of an object's log-odds lies in the slices from ``first`` to ``last``, both included."""
     for where, log_odds in slabs:
-        lower, upper = max(where.lower[0], first), min(where.upper[0], last)
-        if lower <= upper:
-            part = Box((lower, *where.lower[1:]), (upper, *where.upper[1:]))
-            yield part, log_odds[lower - where.lower[0] : upper + 1 - where.lower[0]]
+        bounds = Box((first, *where.lower[1:]), (last, *where.upper[1:]))
+        if (part := where.intersection(bounds)) is not None:
+            yield part, log_odds[part.slices_in(where)]
