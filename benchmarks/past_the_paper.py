@@ -28,7 +28,7 @@ from evaluation.metrics import score_segmentation
 from evaluation.protocol import evaluate_case
 from inference import window
 from inference.atomic import replacing
-from inference.case import CaseError, ObjectPrompts, Voxel
+from inference.case import Box, CaseError, ObjectPrompts, Voxel
 from inference.checkpoint import CheckpointError
 from inference.fusion import Fusion
 from inference.segmenter import ONE_FORWARD, TILES, Effort, Segmenter, load_segmenter
@@ -137,7 +137,7 @@ def seen_coarsely(case: EvaluationCase, segmenter: Segmenter) -> float:
     for item in case.objects:
         around = window.window_for(item, shape, config.patch, config.keep_proportions)
         share = around.crop_label(truth, item.label)
-        for where, log_odds in around.paste(torch.logit(share, eps=UNSURE), shape):
+        for where, log_odds in around.paste(torch.logit(share, eps=UNSURE), Box.of(shape)):
             fusion.add(item.label, where, log_odds)
     return by_size(case, fusion.label_map().numpy(), config.patch)[1]
 

@@ -135,7 +135,7 @@ def check(case: Case) -> None:
     assert len(case.spacing) == 3
     assert [prompts.label for prompts in case.objects] == list(range(1, len(case.objects) + 1))
     assert 1 <= len(case.objects) <= 255
-    whole = Box((0, 0, 0), tuple(n - 1 for n in case.image.shape))
+    whole = Box.of(case.image.shape)
     for prompts in case.objects:
         assert prompts.box is None or whole.contains(prompts.box.lower)
         assert prompts.box is None or whole.contains(prompts.box.upper)

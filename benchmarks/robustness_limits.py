@@ -110,7 +110,7 @@ def boxes(shape: tuple[int, int, int], count: int, seed: int) -> list[Box]:
     """Boxes of all sizes, the first of them the whole image."""
     rng = np.random.default_rng(seed)
     corners = [np.sort(rng.integers(0, np.array(shape), (2, 3)), axis=0) for _ in range(count - 1)]
-    whole = Box((0, 0, 0), tuple(n - 1 for n in shape))
+    whole = Box.of(shape)
     return [whole, *(Box(tuple(map(int, low)), tuple(map(int, high))) for low, high in corners)]
 
 

@@ -95,7 +95,7 @@ def _ellipsoid_radius(box: Box) -> NDArray[np.float64]:
 
 def _window(item: ObjectPrompts, shape: Voxel) -> Box:
     """Return the box, widened so that it holds a rim of background and every click; without a box, the image."""
-    whole = Box((0, 0, 0), tuple(n - 1 for n in shape))
+    whole = Box.of(shape)
     if item.box is None:
         return whole
     margins = [max(2, round(WINDOW_MARGIN * edge)) for edge in item.box.size]

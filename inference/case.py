@@ -52,6 +52,11 @@ class Box:
     lower: Voxel
     upper: Voxel
 
+    @classmethod
+    def of(cls, shape: Voxel) -> Box:
+        """All of an image of ``shape``."""
+        return cls((0, 0, 0), tuple(n - 1 for n in shape))
+
     @property
     def size(self) -> Voxel:
         return tuple(upper - lower + 1 for lower, upper in zip(self.lower, self.upper))
@@ -72,7 +77,7 @@ class Box:
 
     def clipped(self, shape: Voxel) -> Box | None:
         """The part inside an image of ``shape``; None if there is none."""
-        return self.intersection(Box((0, 0, 0), tuple(n - 1 for n in shape)))
+        return self.intersection(Box.of(shape))
 
     def intersection(self, other: Box) -> Box | None:
         """What both have in common; None if there is nothing."""

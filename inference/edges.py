@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
-from inference.case import Box, Voxel
+from inference.case import Box
 from inference.intensities import NormalizedImage
 from inference.window import Window
 
@@ -41,7 +41,7 @@ class Edges:
     Args:
         slope: (D, H, W) float32, of p a unit of the normalized image.
         offset: (D, H, W) float32.
-        region: the part of the image outside of which all is clear.
+        region: the part of the image outside of which all is clear, or not wanted.
     """
 
     slope: Tensor
@@ -49,7 +49,7 @@ class Edges:
     region: Box
 
     @classmethod
-    def of(cls, image: Tensor, squares: Tensor, log_odds: Tensor, window: Window, shape: Voxel) -> Edges | None:
+    def of(cls, image: Tensor, squares: Tensor, log_odds: Tensor, window: Window, wanted: Box) -> Edges | None:
         """Fits the lines.
 
         Args:
@@ -58,10 +58,10 @@ class Edges:
                 than the image: noise that the patch averages out must not be taken for an edge.
             log_odds: what the network said there, of the same shape and on the same device.
             window: where that is.
-            shape: (D, H, W) of the image.
+            wanted: the part of the image that counts.
 
         Returns:
-            None where there is nothing to move: no border in the image, or no contrast along it.
+            None where there is nothing to move: no border in that part, or no contrast along it.
         """
         unclear = log_odds.abs() < CLEAR
         places = unclear.nonzero()
@@ -69,7 +69,7 @@ class Edges:
             return None
         # What is pasted of a voxel of the patch reaches into its neighbours.
         lower, upper = (places.amin(dim=0) - 1).tolist(), (places.amax(dim=0) + 1).tolist()
-        region = window.covered(tuple(lower), tuple(upper)).clipped(shape)
+        region = window.covered(tuple(lower), tuple(upper)).intersection(wanted)
         variance, middle = torch.var_mean(image[unclear])
         if region is None or not float(variance) > 0:
             return None
@@ -85,16 +85,16 @@ class Edges:
         return cls(slope, offset - slope * middle, region)
 
     def pasted(
-        self, image: NormalizedImage, window: Window, log_odds: Tensor, shape: Voxel
+        self, image: NormalizedImage, window: Window, log_odds: Tensor, wanted: Box
     ) -> Iterator[tuple[Box, Tensor]]:
         """As :meth:`inference.window.Window.paste`, with what is unclear moved to the image's edges.
 
         Args:
             image: the whole of it.
-            window, log_odds, shape: what the lines were fitted to, on the CPU.
+            window, log_odds, wanted: what the lines were fitted to, on the CPU.
         """
         slope, offset = self.slope.cpu(), self.offset.cpu()
-        for where, values in window.paste(log_odds, shape):
+        for where, values in window.paste(log_odds, wanted):
             if (part := where.intersection(self.region)) is not None:
                 here = values[part.slices_in(where)]
                 guide = image.crop(Window(part.lower, part.size, part.size)).cpu()

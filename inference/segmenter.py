@@ -24,7 +24,7 @@ from inference.intensities import NormalizedImage
 from inference.network import IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet
 from inference.pieces import disobeyed, piece, without_ruled_out
 from inference.prompts import encode
-from inference.slices import slices_of, within
+from inference.slices import where_it_can_be
 from inference.window import SLAB, Window, blended, closer, finely, grown, refocused, tiles, window_for
 
 FALLBACK_LOG_ODDS = 2.0
@@ -222,8 +222,6 @@ def segment_case(
             found = passes.segment(prompts, previous, left, left / (len(case.objects) - index), say)
         if found is None:
             found = _fallback(prompts, case.previous, previous, shape)
-        elif effort.box_slices:
-            found = within(found, *slices_of(prompts, previous, shape[0]))
         for where, log_odds in found:
             fusion.add(prompts.label, where, log_odds, advantage.get(prompts.label, 0.0))
     labels = fusion.label_map().numpy()
@@ -274,8 +272,11 @@ class _Passes:
         """
         name = f"object {prompts.label}"
         end = time.monotonic() + left
+        shape: Voxel = self.case.image.shape
+        bounded = self.segmenter.effort.box_slices
+        wanted = where_it_can_be(prompts, previous, shape) if bounded else Box.of(shape)
         for patch in self.patches:
-            look = _Look()
+            look = _Look(wanted)
             try:
                 if self.image is None:
                     self.watchdog.run(self._prepare, end - time.monotonic())
@@ -284,7 +285,7 @@ class _Passes:
                     say(f"{name}: no time for a patch of {patch} ({expected:.1f} s expected, {share:.1f} s left)")
                     continue
                 keep_proportions = self.segmenter.config.keep_proportions
-                window = window_for(prompts, self.case.image.shape, patch, keep_proportions, previous)
+                window = window_for(prompts, shape, patch, keep_proportions, previous)
                 until = time.monotonic() + share
                 self.watchdog.run(
                     lambda w=window, u=until, into=look: self._segment(prompts, w, u, into), end - time.monotonic()
@@ -302,11 +303,11 @@ class _Passes:
                     traceback.print_exc()
                     self.segmenter.failures += 1
             else:
-                return look.slabs(self.image, self.case.image.shape)
+                return look.slabs(self.image)
             say(f"{name}: {wrong}")
             if look.taken is not None:
                 say(f"{name}: taking what the network has said so far")
-                return look.slabs(self.image, self.case.image.shape)
+                return look.slabs(self.image)
             if not smaller:
                 break
         say(f"{name}: taking {_fallback_name(prompts, previous)}")
@@ -344,9 +345,8 @@ class _Passes:
     def _follow_edges(self, until: float, look: _Look) -> None:
         if not self.segmenter.effort.edges:
             return
-        shape: Voxel = self.case.image.shape
         image, squares = self.image.crop(look.window).cpu(), self.image.crop_squares(look.window).cpu()
-        edges = Edges.of(image, squares, look.log_odds, look.window, shape)
+        edges = Edges.of(image, squares, look.log_odds, look.window, look.wanted)
         if edges is not None and time.monotonic() + edges.region.voxels / EDGE_VOXELS_PER_SECOND <= until:
             look.edges = edges
 
@@ -415,7 +415,9 @@ class _Passes:
 class _Look:
     """What the network has said of an object so far; the deadline may cut it short at any time."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: Box) -> None:
+        """``wanted``: the part of the image in which the object can be."""
+        self.wanted = wanted
         # One pair: the thread that gives a look up must never see the window of one and the log-odds of another.
         self.taken: tuple[Window, Tensor] | None = None
         self.edges: Edges | None = None
@@ -433,11 +435,11 @@ class _Look:
     def take(self, window: Window, log_odds: Tensor) -> None:
         self.taken = (window, log_odds.cpu())
 
-    def slabs(self, image: NormalizedImage, shape: Voxel) -> Iterator[tuple[Box, Tensor]]:
-        """The log-odds in the image, slab by slab."""
+    def slabs(self, image: NormalizedImage) -> Iterator[tuple[Box, Tensor]]:
+        """The log-odds in what is wanted of the image, slab by slab."""
         edges, (window, log_odds) = self.edges, self.taken  # In this order: edges are of the last that was taken.
-        pasted = None if edges is None else edges.pasted(image, window, log_odds, shape)
-        return blended(window, log_odds, list(self.tiles), list(self.pieces), shape, pasted)
+        pasted = None if edges is None else edges.pasted(image, window, log_odds, self.wanted)
+        return blended(window, log_odds, list(self.tiles), list(self.pieces), self.wanted, pasted)
 
 
 def _fallback(

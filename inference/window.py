@@ -239,16 +239,17 @@ class Window:
             ramps.append(ramp)
         return ramps[0][:, None, None] * ramps[1][:, None] * ramps[2]
 
-    def paste(self, patch: Tensor, shape: Voxel) -> Iterator[tuple[Box, Tensor]]:
-        """The patch's values, resampled to the image's voxels, in slabs of the part inside an image of ``shape``.
+    def paste(self, patch: Tensor, wanted: Box) -> Iterator[tuple[Box, Tensor]]:
+        """The patch's values, resampled to the image's voxels, in slabs.
 
         Args:
             patch: float32 tensor of the patch's shape.
+            wanted: the part of the image; what of it lies in the window is given.
 
         Yields:
             the slab's place in the image, and its values (float32).
         """
-        inside = self.inside(shape)
+        inside = self.box.intersection(wanted)
         if inside is None:
             return
         along_z, along_y, along_x = (
@@ -308,7 +309,7 @@ def blended(
     log_odds: Tensor,
     tiles: list[tuple[Window, Tensor]],
     pieces: list[tuple[Window, Tensor]],
-    shape: Voxel,
+    wanted: Box,
     pasted: Iterator[tuple[Box, Tensor]] | None = None,
 ) -> Iterator[tuple[Box, Tensor]]:
     """A window's log-odds in the image, with tiles blended in, each over those before it, and pieces added.
@@ -320,7 +321,7 @@ def blended(
         log_odds: what was said there, of the patch's shape.
         tiles: windows inside it, and their patches' log-odds.
         pieces: windows anywhere, and their patches' log-odds; the greater of both is taken.
-        shape: (D, H, W) of the image.
+        wanted: the part of the image.
         pasted: the window's log-odds in the image, which are changed in place; as :meth:`Window.paste` makes them by
             default.
 
@@ -328,7 +329,7 @@ def blended(
         as :meth:`Window.paste`.
     """
     near = _near_border(log_odds) if tiles else None
-    for where, values in around.paste(log_odds, shape) if pasted is None else pasted:
+    for where, values in around.paste(log_odds, wanted) if pasted is None else pasted:
         for window, patch in tiles:
             if (part := where.intersection(window.box)) is not None:
                 here = values[part.slices_in(where)]

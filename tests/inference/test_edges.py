@@ -46,8 +46,8 @@ def whole(slabs, shape: tuple[int, int, int] = SHAPE) -> Tensor:
 
 def followed(image: np.ndarray, log_odds: Tensor, window: Window = WINDOW) -> Tensor:
     normalized = NormalizedImage.of(image)
-    edges = Edges.of(normalized.crop(window), normalized.crop_squares(window), log_odds, window, image.shape)
-    return whole(edges.pasted(normalized, window, log_odds, image.shape), image.shape)
+    edges = Edges.of(normalized.crop(window), normalized.crop_squares(window), log_odds, window, Box.of(image.shape))
+    return whole(edges.pasted(normalized, window, log_odds, Box.of(image.shape)), image.shape)
 
 
 def dice(log_odds: Tensor, truth: np.ndarray) -> float:
@@ -62,7 +62,7 @@ class TestWhereTheBorderGoes:
         """The ball's radius is 4.5 voxels of the patch."""
         image, truth = phantom(noise)
         log_odds = torch.from_numpy(ball(PATCH, (7.5, 7.5, 7.5), radius)).float()
-        before = dice(whole(WINDOW.paste(log_odds, SHAPE)), truth)
+        before = dice(whole(WINDOW.paste(log_odds, Box.of(SHAPE))), truth)
         assert before < 0.9
         assert dice(followed(image, log_odds), truth) > before + 0.5 * (1 - before)
 
@@ -70,7 +70,7 @@ class TestWhereTheBorderGoes:
         """Where the image says nothing p is smoothed: the border moves inwards by less than two voxels of the patch."""
         image = np.random.default_rng(0).normal(100, 10, SHAPE).astype(np.float32)
         distance = torch.from_numpy(ball(PATCH, (7.5, 7.5, 7.5), 6)).float()
-        depth = whole(WINDOW.paste(distance, SHAPE))
+        depth = whole(WINDOW.paste(distance, Box.of(SHAPE)))
         after = followed(image, 2 * distance)
         assert (after[depth > 2] > 0).float().mean() > 0.99
         assert (after[depth < -1] > 0).float().mean() < 0.01
@@ -78,7 +78,7 @@ class TestWhereTheBorderGoes:
     def test_what_is_clear_stays_as_it_is(self) -> None:
         image, _ = phantom()
         log_odds = 3 * torch.from_numpy(ball(PATCH, (7.5, 7.5, 7.5), 5)).float()
-        before = whole(WINDOW.paste(log_odds, SHAPE))
+        before = whole(WINDOW.paste(log_odds, Box.of(SHAPE)))
         after = followed(image, log_odds)
         clear = before.abs() >= CLEAR
         assert torch.equal(after[clear], before[clear]) and not torch.equal(after, before)
@@ -96,17 +96,18 @@ class TestWhereTheBorderGoes:
 class TestWhatCannotBeFollowed:
     def test_nothing_unclear(self) -> None:
         image = NormalizedImage.of(phantom()[0])
-        assert Edges.of(image.crop(WINDOW), image.crop_squares(WINDOW), torch.full(PATCH, -9.0), WINDOW, SHAPE) is None
+        clear = torch.full(PATCH, -9.0)
+        assert Edges.of(image.crop(WINDOW), image.crop_squares(WINDOW), clear, WINDOW, Box.of(SHAPE)) is None
 
     def test_no_contrast(self) -> None:
         log_odds = torch.from_numpy(ball(PATCH, (7.5, 7.5, 7.5), 5)).float()
-        assert Edges.of(torch.zeros(PATCH), torch.zeros(PATCH), log_odds, WINDOW, SHAPE) is None
+        assert Edges.of(torch.zeros(PATCH), torch.zeros(PATCH), log_odds, WINDOW, Box.of(SHAPE)) is None
 
     def test_a_border_outside_the_image(self) -> None:
         log_odds = torch.full(PATCH, -9.0)
         log_odds[:2, :2, :2] = 0.0
         window = Window((-20, -20, -20), (32, 32, 32), PATCH)
-        assert Edges.of(torch.randn(PATCH), torch.ones(PATCH), log_odds, window, SHAPE) is None
+        assert Edges.of(torch.randn(PATCH), torch.ones(PATCH), log_odds, window, Box.of(SHAPE)) is None
 
 
 def test_it_is_the_published_filter_where_nothing_is_resampled() -> None:
@@ -125,9 +126,9 @@ def test_it_is_the_published_filter_where_nothing_is_resampled() -> None:
         offset[place] = q.mean() - slope[place] * g.mean()
     window = Window((0, 0, 0), PATCH, PATCH)
     log_odds = torch.logit(torch.from_numpy(p)).float()
-    edges = Edges.of(torch.from_numpy(guide).float(), torch.from_numpy(guide**2).float(), log_odds, window, PATCH)
+    edges = Edges.of(torch.from_numpy(guide).float(), torch.from_numpy(guide**2).float(), log_odds, window, window.box)
     image = NormalizedImage(torch.from_numpy(guide).float(), window.box, 1.0, 0.0)
-    found = torch.sigmoid(whole(edges.pasted(image, window, log_odds, PATCH), PATCH))
+    found = torch.sigmoid(whole(edges.pasted(image, window, log_odds, window.box), PATCH))
     for place in [(0, 0, 0), (5, 8, 11), (15, 2, 7)]:
         expected = slope[around(place)].mean() * guide[place] + offset[around(place)].mean()
         assert found[place].item() == pytest.approx(np.clip(expected, 0.01, 0.99), abs=1e-4)
@@ -143,7 +144,7 @@ def test_lines_are_fitted_within_the_radius(size: tuple[int, int, int]) -> None:
     image = torch.from_numpy(np.random.default_rng(0).normal(size=PATCH)).float()
     log_odds = torch.zeros(PATCH)
     log_odds[8, 8, 8] = 1.0
-    edges = Edges.of(image, image.square(), log_odds, Window((0, 0, 0), size, PATCH), size)
+    edges = Edges.of(image, image.square(), log_odds, Window((0, 0, 0), size, PATCH), Box.of(size))
     reached = (edges.slope.abs() > 1e-6).nonzero()
     assert (reached.amin(dim=0) == 8 - 2 * RADIUS).all() and (reached.amax(dim=0) == 8 + 2 * RADIUS).all()
 

@@ -16,7 +16,7 @@ from inference.case import Box, Click, ObjectPrompts, Voxel
 from inference.fusion import INNER_FIRST, Fusion, advantages
 
 SHAPE = (3, 4, 5)
-EVERYWHERE = Box((0, 0, 0), tuple(n - 1 for n in SHAPE))
+EVERYWHERE = Box.of(SHAPE)
 
 Objects = list[tuple[Box, np.ndarray]]
 

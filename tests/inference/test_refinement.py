@@ -42,7 +42,7 @@ class TestWhereTilesLie:
             assert all(a >= b for a, b in zip(WINDOW.box.upper, tile.box.upper))
             covered[tile.box.slices] = True
         image = torch.zeros(SHAPE)
-        for where, values in WINDOW.paste(log_odds, SHAPE):
+        for where, values in WINDOW.paste(log_odds, Box.of(SHAPE)):
             image[where.slices] = values
         border = (image.abs() < 0.5) & (image != 0)
         assert border.any() and covered[border].float().mean() > 0.97
@@ -90,14 +90,14 @@ class TestBlending:
         constant = torch.full(PATCH, 0.1)
         around = [(tile, constant) for tile in tiles(WINDOW, ball(), SHAPE)]
         assert around
-        for _, values in blended(WINDOW, constant, around, [], SHAPE):
+        for _, values in blended(WINDOW, constant, around, [], Box.of(SHAPE)):
             torch.testing.assert_close(values, torch.full_like(values, 0.1))
 
     def test_a_tile_counts_near_the_border_and_fades_at_its_seams(self) -> None:
         """Where all is uncertain, the whole tile counts."""
         tile = Window((30, 30, 30), PATCH, PATCH)
         image = torch.zeros(SHAPE)
-        for where, values in blended(WINDOW, torch.zeros(PATCH), [(tile, torch.ones(PATCH))], [], SHAPE):
+        for where, values in blended(WINDOW, torch.zeros(PATCH), [(tile, torch.ones(PATCH))], [], Box.of(SHAPE)):
             image[where.slices] = values
         assert image[38, 38, 38] == 1
         assert 0 < image[30, 38, 38] < 0.5 < image[31, 38, 38] <= 1
@@ -109,7 +109,7 @@ class TestBlending:
         """A tile in the middle of a large object, without its surroundings, may take it for background."""
         log_odds = ball(radius=7.0)
         tile = Window((17, 24, 19), PATCH, PATCH)
-        for where, values in blended(WINDOW, log_odds, [(tile, torch.full(PATCH, -9.0))], [], SHAPE):
+        for where, values in blended(WINDOW, log_odds, [(tile, torch.full(PATCH, -9.0))], [], Box.of(SHAPE)):
             local = tuple(
                 slice(max(a - b, 0), max(c - b + 1, 0)) for a, b, c in zip((21, 28, 23), where.lower, (28, 35, 30))
             )
@@ -120,7 +120,7 @@ class TestBlending:
         image = torch.zeros(SHAPE)
         found = torch.full(PATCH, -4.0)
         found[4:8, 4:8, 4:8] = 3.0
-        for where, values in blended(WINDOW, torch.full(PATCH, -1.0), [], [(near, found)], SHAPE):
+        for where, values in blended(WINDOW, torch.full(PATCH, -1.0), [], [(near, found)], Box.of(SHAPE)):
             image[where.slices] = values
         assert (image[34:38, 34:38, 34:38] == 3).all() and image[31, 31, 31] == -1
 
@@ -133,7 +133,7 @@ class TestBlending:
 def test_a_patch_seen_from_another_window_is_what_it_would_be_there() -> None:
     log_odds = ball()
     dense = torch.zeros(SHAPE)
-    for where, values in WINDOW.paste(log_odds, SHAPE):
+    for where, values in WINDOW.paste(log_odds, Box.of(SHAPE)):
         dense[where.slices] = values
     tile = Window((20, 22, 9), PATCH, PATCH)
     torch.testing.assert_close(WINDOW.seen_from(log_odds, tile), tile.crop(dense), atol=1e-4, rtol=1e-4)

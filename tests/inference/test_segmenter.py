@@ -237,7 +237,7 @@ class TestWhereTheAnswerLands:
 
     @pytest.mark.parametrize("shape", [(1, 30, 40), (1, 1, 1), (2, 3, 5), (33, 17, 16)], ids=str)
     def test_any_shape_of_image(self, shape: Voxel) -> None:
-        box = Box((0, 0, 0), tuple(n - 1 for n in shape))
+        box = Box.of(shape)
         labels = segment_case(
             a_case(ObjectPrompts(1, box), shape=shape), segmenter(), Deadline(PLENTY), say=pytest.fail
         )

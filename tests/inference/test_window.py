@@ -26,10 +26,12 @@ def voxels(shape: Voxel) -> st.SearchStrategy[Voxel]:
     return st.tuples(*[st.integers(0, n - 1) for n in shape])
 
 
-def pasted(window: Window, patch: torch.Tensor, shape: Voxel) -> tuple[torch.Tensor, torch.Tensor]:
+def pasted(
+    window: Window, patch: torch.Tensor, shape: Voxel, wanted: Box | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The patch's values in an image, and how often each voxel of it was written."""
     values, count = torch.zeros(shape), torch.zeros(shape, dtype=torch.int64)
-    for where, slab in window.paste(patch, shape):
+    for where, slab in window.paste(patch, wanted or Box.of(shape)):
         values[where.slices] = slab
         count[where.slices] += 1
     return values, count
@@ -82,6 +84,17 @@ class TestPastingBack:
         image[~mask_of(support, self.SHAPE)] = torch.nan
         torch.testing.assert_close(window.crop(image, support, 2, -1), window.crop(blank), atol=1e-5, rtol=1e-4)
 
+    @given(patch=PATCHES, region=boxes(-8, 24, 50), keep=st.booleans(), wanted=boxes(0, 23, 40))
+    def test_only_what_is_wanted_is_given(self, patch: Voxel, region: Box, keep: bool, wanted: Box) -> None:
+        wanted = wanted.clipped(self.SHAPE)
+        window = Window.around(region, patch, keep)
+        content = torch.rand(patch, generator=torch.Generator().manual_seed(0))
+        values, count = pasted(window, content, self.SHAPE, wanted)
+        everything, _ = pasted(window, content, self.SHAPE)
+        inside = mask_of(window.box.intersection(wanted), self.SHAPE)
+        assert torch.equal(count, inside.long())
+        torch.testing.assert_close(values[inside], everything[inside])
+
     def test_slabs_are_seamless(self) -> None:
         image = torch.linspace(0, 1, 100).view(-1, 1, 1).expand(100, 4, 4)
         window = Window((0, 0, 0), (100, 4, 4), (50, 4, 4))
@@ -92,7 +105,7 @@ class TestPastingBack:
     def test_a_window_beside_the_image_is_zero_and_pastes_nothing(self) -> None:
         window = Window((100, 0, 0), (16, 16, 16), (8, 8, 8))
         assert not window.crop(torch.ones(self.SHAPE)).any()
-        assert list(window.paste(torch.ones(8, 8, 8), self.SHAPE)) == []
+        assert list(window.paste(torch.ones(8, 8, 8), Box.of(self.SHAPE))) == []
 
 
 class TestMasks:
