@@ -27,5 +27,5 @@ def where_it_can_be(prompts: ObjectPrompts, previous: Box | None, shape: Voxel) 
         known += [previous.lower[0], previous.upper[0]]
     lower, upper = prompts.box.lower[0], prompts.box.upper[0]
     first = max(lower, 0) if all(z >= lower for z in known) else 0
-    last = min(upper, shape[0] - 1) if all(z <= upper for z in known) else shape[0] - 1
+    last = min(upper, image.upper[0]) if all(z <= upper for z in known) else image.upper[0]
     return Box((first, 0, 0), (last, *image.upper[1:]))

@@ -98,10 +98,6 @@ class Window:
         """The same part of the image in a patch of so many times the voxels along each axis."""
         return replace(self, patch=tuple(p * times for p in self.patch))
 
-    def inside(self, shape: Voxel) -> Box | None:
-        """The part of the window that lies in an image of ``shape``."""
-        return self.box.clipped(shape)
-
     def covered(self, lower: Voxel, upper: Voxel) -> Box:
         """The voxels of the image that a block of the patch covers, both corners included."""
         steps = [n / p for n, p in zip(self.size, self.patch)]
@@ -156,7 +152,7 @@ class Window:
     def _resampled(self, volume: Tensor, values: Callable[[Tensor], Tensor], support: Box | None = None) -> Tensor:
         """As :meth:`crop`, of what ``values`` makes of a part of the volume."""
         patch = torch.zeros(self.patch, device=volume.device)
-        inside = self.inside(tuple(volume.shape)) if support is None else self.box.intersection(support)
+        inside = self.box.intersection(support or Box.of(volume.shape))
         if inside is None:
             return patch
         if self.size == self.patch:
@@ -353,7 +349,7 @@ def tiles(window: Window, log_odds: Tensor, shape: Voxel) -> Iterator[Window]:
         shape: (D, H, W) of the image.
     """
     large = [n > LARGE * p for n, p in zip(window.size, window.patch)]
-    inside = window.inside(shape)
+    inside = window.box.clipped(shape)
     if inside is None or not any(large):
         return
     size = tuple(p if wide else n for wide, n, p in zip(large, window.size, window.patch))
