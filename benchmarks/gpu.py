@@ -1,12 +1,12 @@
-"""`python -m benchmarks.gpu --out FILE.json`: what a GPU makes of inference and of training, in two minutes and a half.
+"""`python -m benchmarks.gpu --out FILE.json`: what a GPU makes of inference and of training, in 150 seconds.
 
-- The forward that inference runs: the default weights at 48³ and 96³, the full network (random weights) at 192³. Seconds
-  in float16 and in float32, the peak of memory in float16, and how far float16 is from float32: the largest difference
-  over the largest log-odds, and the share of voxels that change sign. On random input.
-- Whole runs of `python -m inference`, each a process of its own, on a ball in noise of 96×160×160 voxels: for one object
-  and for ten. The first one of all is told apart, since it also fills the file cache.
-- Training with the default configuration's network, two clicks a sample: what the loader draws alone, and steps of both
-  kinds (plain, and with the fine pass) at several numbers of samples a batch.
+- The forward that inference runs: the default weights at 48³ and 96³, the full network (random weights) at 192³, on
+  random input. Seconds in float16 and in float32, the peak of memory in float16, and how far float16 is from float32:
+  the largest difference over the largest log-odds, and the share of voxels that change sign.
+- Whole runs of `python -m inference`, each a process of its own, on a ball in noise of 96×160×160 voxels: for one
+  object and for ten. The first one of all is told apart, since it also fills the file cache.
+- Training with the default configuration's network, two clicks a sample: what the loader draws alone, and steps of
+  both kinds (plain, and with the fine pass) at several numbers of samples a batch.
 
 A batch that does not fit into memory is said, and larger ones are left out. Works on a CPU as well, in float32 there;
 `--quick` asks for less of everything.
@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from training.step import accumulate, update
 
 from benchmarks.rows import Unavailable, Value, measure
 from benchmarks.whole_run import ROOT, ball_case, write_repeated
@@ -41,7 +42,6 @@ from inference.network import FULL, IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet, Resi
 from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.loop import Run, begin, half_precision_pays
-from training.step import accumulate, update
 from training.stream import Step, Steps, stream
 
 CLICKS = 2

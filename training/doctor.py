@@ -105,7 +105,7 @@ def _checks(data: Sequence[Path] | None, device: torch.device, weights: Path, fo
     if data is None:
         data = [write_synthetic(folder / "data")]
     yield "data", lambda: data_found(data)
-    yield "inference", lambda: agreement(data[0], weights, device, folder)
+    yield "inference", lambda: agreement(data[0], weights, device)
     for name, fine in (("plain step", False), ("fine pass step", True)):
         yield name, lambda name=name, fine=fine: step(data, weights, device, folder / name, fine)
     yield "pieces, resume", lambda: resumed(data, weights, device, folder / "plain step")
@@ -185,11 +185,11 @@ def data_found(data: Sequence[Path]) -> str:
     return ", ".join(counts)
 
 
-def write_synthetic(folder: Path) -> Path:
-    """Writes two cases of noise with a small and a large bright ellipsoid."""
+def write_synthetic(folder: Path, count: int = 2) -> Path:
+    """Writes cases of noise with a small and a large bright ellipsoid."""
     folder.mkdir()
-    for seed, modality in enumerate(("CT", "MR")):
-        random = np.random.default_rng(seed)
+    for seed in range(count):
+        modality, random = ("CT", "MR")[seed % 2], np.random.default_rng(seed)
         image, labels = random.normal(80, 15, SHAPE), np.zeros(SHAPE, np.uint8)
         axes = np.ogrid[tuple(slice(n) for n in SHAPE)]
         for label, centre, radii in ((1, (20, 36, 40), (15, 30, 28)), (2, (10, 10, 10), (5, 6, 7))):
@@ -201,7 +201,7 @@ def write_synthetic(folder: Path) -> Path:
     return folder
 
 
-def agreement(folder: Path, weights: Path, device: torch.device, work: Path) -> str:
+def agreement(folder: Path, weights: Path, device: torch.device) -> str:
     """Segments the largest object of a case here, and on the CPU in float32."""
     from inference.case import Case, ObjectPrompts, read_array
     from inference.deadline import Deadline
