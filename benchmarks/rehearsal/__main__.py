@@ -9,6 +9,7 @@ emulated CUDA device (:mod:`benchmarks.rehearsal.emulation`).
 from __future__ import annotations
 
 import argparse
+import io
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -141,7 +143,8 @@ def synthetic_parts(packed: Path, folder: Path) -> str:
     """Three parts of synthetic cases."""
     write_synthetic(folder, count=6)
     sizes = [path.stat().st_size for path in folder.glob("*.npz")]
-    result = pack(folder, packed, [2 * max(sizes)] * 3, margin=40)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        result = pack(folder, packed, [2 * max(sizes)] * 3, margin=40)
     if result.files != 6:
         raise StepError(f"{result.files} of 6 cases were packed")
     return f"6 synthetic cases, {sum(sizes) / MIB:.1f} MiB, in 3 parts"
