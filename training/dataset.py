@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,13 +105,27 @@ def by_source(items: Iterable[T], source: Callable[[T], str]) -> dict[str, list[
     return groups
 
 
-def load_volumes(folder: Path, at_most: int | None = None) -> list[Volume]:
-    """Reads the ``*.npz`` of a folder, all or the first few. A broken file is named on stderr, skipped and counted.
+def load_volumes(
+    folders: Path | Sequence[Path], exclude: Sequence[str] = (), at_most: int | None = None
+) -> list[Volume]:
+    """Reads the ``*.npz`` of folders, all or the first few. A broken file is named on stderr, skipped and counted.
+
+    Args:
+        folders: one or more; of files of one name, the first counts.
+        exclude: files whose names begin so are left out, for example ``MR_acdc``.
 
     Raises:
-        FileNotFoundError: no usable case in the folder.
+        FileNotFoundError: no usable case in the folders.
     """
-    paths = sorted(folder.glob("*.npz"))[:at_most]
+    folders = [folders] if isinstance(folders, Path) else list(folders)
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder; expected *.npz with imgs and gts in it")
+        for path in sorted(folder.glob("*.npz")):
+            if not path.name.startswith(tuple(exclude)):
+                found.setdefault(path.name, path)
+    paths = list(found.values())[:at_most]
     volumes, broken = [], 0
 
     def attempt(path: Path) -> Volume | CaseError:
@@ -127,8 +141,9 @@ def load_volumes(folder: Path, at_most: int | None = None) -> list[Volume]:
                 print(f"skipped: {result}", file=sys.stderr)
             else:
                 volumes.append(result)
+    names = ", ".join(str(folder) for folder in folders)
     if not volumes:
-        raise FileNotFoundError(f"{folder}: no usable case among {len(paths)} *.npz files; expected imgs and gts")
+        raise FileNotFoundError(f"{names}: no usable case among {len(paths)} *.npz files; expected imgs and gts")
     objects = sum(len(volume.objects) for volume in volumes)
-    print(f"{folder}: {len(volumes)} volumes, {objects} objects, {broken} broken files skipped")
+    print(f"{names}: {len(volumes)} volumes, {objects} objects, {broken} broken files skipped", flush=True)
     return volumes

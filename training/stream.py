@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -136,9 +137,12 @@ def stream(steps: Steps, first: int, last: int, workers: int, device: torch.devi
         prefetch_factor=4 if workers else None,
         # Volumes are read before the fork, so workers share them instead of holding copies.
         multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_worker,
     )
 
 
-def _one_thread(_: int) -> None:
+def _worker(_: int) -> None:
     torch.set_num_threads(1)
+    # The run itself ends them. A signal to the whole process group, as Ctrl-C sends it, must not end them before.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
