@@ -8,7 +8,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint evaluate
+.PHONY: help demo test test-slow lint rehearse evaluate
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ test-slow: $(VENV)/.peers  ## run the tests that take minutes
 
 lint: $(VENV)/.development  ## check the style
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+# An environment with a GPU machine's versions, made where it is not there (3 GB).
+REHEARSAL_ENV ?= runs/rehearsal
+
+rehearse: $(VENV)/.development  ## rehearse docs/how-to/train-on-a-gpu.md without a GPU: [PACKED=folder] [REHEARSAL_ENV=folder]
+	$(VENV)/bin/python -m benchmarks.rehearsal --environment $(REHEARSAL_ENV) $(if $(PACKED),--packed $(PACKED))
 
 RESULTS ?= runs/evaluation
 

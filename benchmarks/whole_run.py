@@ -53,13 +53,13 @@ def main() -> None:
             print("nninteractive: left out, since it is not installed; pip install nninteractive")
         else:
             run_theirs = ["-c", BASELINE, options.device, str(_exported(options.weights, folder))]
-        case = _ball() if options.case is None else _prompted(options.case)
+        case = ball_case() if options.case is None else _prompted(options.case)
         shape = "×".join(map(str, case["imgs"].shape))
         source = "a ball in noise" if options.case is None else options.case.name
         print(f"{source}, {shape}, on {options.device}, medians of {options.runs} runs in turns, file cache warm")
         print(f"{'':<14}{'objects':>8}{'seconds':>10}{'an object':>11}{'min':>8}{'max':>8}")
         for count in COUNTS:
-            path = _write(case, count, folder)
+            path = write_repeated(case, count, folder)
             output = folder / f"outputs{count}" / path.name
             commands = {"ours": [*run_ours, "--inputs", str(path.parent), "--outputs", str(output.parent)]}
             if run_theirs is not None:
@@ -104,7 +104,7 @@ def _prompted(path: Path) -> dict[str, np.ndarray]:
         return {key: content[key] for key in ("imgs", "spacing", "boxes")}
 
 
-def _ball() -> dict[str, np.ndarray]:
+def ball_case() -> dict[str, np.ndarray]:
     """96×160×160 voxels of noise around a bright ball of 60 voxels, which has a box."""
     shape, centre, radius = (96, 160, 160), (48, 80, 80), 30
     image = np.random.default_rng(0).normal(80, 20, shape)
@@ -120,7 +120,7 @@ def _ball() -> dict[str, np.ndarray]:
     }
 
 
-def _write(case: dict[str, np.ndarray], count: int, folder: Path) -> Path:
+def write_repeated(case: dict[str, np.ndarray], count: int, folder: Path) -> Path:
     """A folder of one case with ``count`` objects."""
     path = folder / f"inputs{count}" / f"CT_{count}_objects.npz"
     path.parent.mkdir()

@@ -1,98 +1,245 @@
-"""``python -m training.pack``: a data set made small enough to carry to another machine.
+"""``python -m training.pack``: a data set made small enough to carry to another machine, in one part or in several.
 
 Volumes are cropped to their objects and the surroundings that windows can reach, and compressed hard. Sources take
-turns until the limit is reached, so that a small pack still holds something of each.
+turns and each case goes to the first part that has room for it, so that the first part alone holds something of each
+source. Each part is a folder of cases that can be trained on by itself; label maps without images lie in its
+``shapes``.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
+import os
 import sys
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import find_objects
 from tqdm import tqdm
 
-from inference.atomic import replacing
+from inference.atomic import remove_unfinished, replacing
 from inference.case import CaseError, read_array
 from training.dataset import by_source, source_of
 
+SHAPES = "shapes"
+"""The folder of a part that holds its label maps without images."""
 
-def cropped(image: np.ndarray, labels: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part of an image and its label map, (D, H, W), within ``margin`` voxels of any object.
 
-    Raises:
-        CaseError: there is no object.
+@dataclass(frozen=True)
+class Item:
+    """A file to pack.
+
+    Args:
+        path: where it is.
+        name: relative to the part that it will lie in.
+        keys: its arrays that are packed; the last one is the label map.
     """
+
+    path: Path
+    name: str
+    keys: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        return str(Path(self.name).with_name(source_of(self.path)))
+
+
+@dataclass
+class Packed:
+    """What became of the files: how many lie in the parts, how many were broken, how many no part had room for."""
+
+    files: int = 0
+    broken: int = 0
+    left_out: int = 0
+
+
+def around_objects(labels: np.ndarray, margin: int) -> tuple[slice, ...] | None:
+    """The part of a label map, (D, H, W), within ``margin`` voxels of any object; None if there is no object."""
     found = find_objects((labels > 0).astype(np.uint8))
-    if not found:
-        raise CaseError("gts holds no object")
-    where = tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in found[0])
-    return image[where], labels[where]
+    return tuple(slice(max(s.start - margin, 0), s.stop + margin) for s in found[0]) if found else None
 
 
-def in_turns(paths: list[Path]) -> Iterator[Path]:
-    """The first file of each source, then the second of each, …"""
-    for row in itertools.zip_longest(*by_source(paths, source_of).values()):
-        yield from (path for path in row if path is not None)
+def in_turns(items: list[Item]) -> list[Item]:
+    """The smallest file of each source, then the first other one of each, the second of each, …"""
+    groups = by_source(items, lambda item: item.source).values()
+    for group in groups:
+        smallest = min(group, key=lambda item: item.path.stat().st_size)
+        group.insert(0, group.pop(group.index(smallest)))
+    return [item for row in itertools.zip_longest(*groups) for item in row if item is not None]
 
 
-def pack(data: Path, out: Path, megabytes: float, margin: int) -> int:
-    """Writes as many cases of ``data`` to ``out`` as fit into the limit, and returns how many.
-
-    A broken file is named on stderr and left out. What lies in ``out`` already counts, and is not written again.
+def compressed(item: Item, margin: int) -> bytes:
+    """A case file with the item's arrays, cropped.
 
     Raises:
-        FileNotFoundError: no case in ``data``.
+        CaseError: the file cannot be read, its arrays differ in shape, or there is no object.
     """
-    paths = list(in_turns(sorted(data.glob("*.npz"))))
+    arrays = [read_array(item.path, key) for key in item.keys]
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1 or arrays[-1].ndim != 3 or arrays[-1].dtype.kind not in "ui":
+        found = ", ".join(f"{key} {array.dtype} {array.shape}" for key, array in zip(item.keys, arrays))
+        raise CaseError(f"{item.path.name}: {found}; expected volumes of one shape, integer labels")
+    where = around_objects(arrays[-1], margin)
+    if where is None:
+        raise CaseError(f"{item.path.name}: gts holds no object; expected labels above 0")
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_LZMA) as archive:
+        for key, array in zip(item.keys, arrays):
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array[where]), allow_pickle=False)
+    return content.getvalue()
+
+
+class Parts:
+    """The folders ``part1``, ``part2``, … and what of their limits is taken.
+
+    Args:
+        out: where they are, or will be.
+        limits: bytes of each.
+    """
+
+    def __init__(self, out: Path, limits: list[int]) -> None:
+        self.folders = [out / f"part{number}" for number in range(1, len(limits) + 1)]
+        self.limits = limits
+        self.taken = [0] * len(limits)
+        for folder in self.folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(folder)
+            remove_unfinished(folder / SHAPES)
+        self.before = {
+            str(path.relative_to(part)): path for part in sorted(out.glob("part*")) for path in part.rglob("*.npz")
+        }
+
+    def place(self, name: str, content: bytes | None) -> bool:
+        """Puts a file where there is room; a file of an earlier run, if ``content`` is None, moves there.
+
+        Returns:
+            whether there was room; an earlier run's file that has none goes.
+        """
+        size = self.before[name].stat().st_size if content is None else len(content)
+        for index, (folder, limit) in enumerate(zip(self.folders, self.limits)):
+            if self.taken[index] + size <= limit:
+                self.taken[index] += size
+                (folder / name).parent.mkdir(exist_ok=True)
+                if content is None:
+                    self.before[name].replace(folder / name)
+                else:
+                    with replacing(folder / name) as unfinished:
+                        unfinished.write_bytes(content)
+                return True
+        if content is None:
+            self.before[name].unlink()
+        return False
+
+
+def pack(data: Path, out: Path, limits: list[int], margin: int, shapes: Path | None = None) -> Packed:
+    """Writes as much of a data set as fits to ``out/part1``, ``out/part2``, …
+
+    A broken file is named on stderr and left out. What an earlier run with the same margin has packed is not packed
+    again, so that a run can be interrupted and goes on; where it ends is the same.
+
+    Args:
+        data: folder of cases with ``imgs`` and ``gts``.
+        limits: bytes of each part.
+        margin: voxels kept around the objects.
+        shapes: folder of label maps, files with ``gts``.
+
+    Raises:
+        FileNotFoundError: no file in ``data`` or ``shapes``.
+        FileExistsError: ``out`` holds files of another data set.
+    """
+    items = list(_items(data, "", ("imgs", "gts")))
+    if shapes is not None:
+        items += _items(shapes, SHAPES, ("gts",))
+    items = in_turns(items)
+    parts = Parts(out, limits)
+    strangers = parts.before.keys() - {item.name for item in items}
+    if strangers:
+        raise FileExistsError(
+            f"{parts.before[min(strangers)]} and {len(strangers) - 1} more are not of {data}; give an empty folder "
+            "with --out"
+        )
+    result = Packed()
+
+    def content(item: Item) -> bytes | CaseError | None:
+        try:
+            return None if item.name in parts.before else compressed(item, margin)
+        except CaseError as error:
+            return error
+
+    # Compression leaves the interpreter to other threads.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for item, found in tqdm(
+                zip(items, pool.map(content, items)),
+                desc="packing",
+                unit="file",
+                total=len(items),
+                mininterval=0.1 if sys.stderr.isatty() else 30,
+            ):
+                if isinstance(found, CaseError):
+                    result.broken += 1
+                    tqdm.write(f"skipped: {found}", file=sys.stderr)
+                elif parts.place(item.name, found):
+                    result.files += 1
+                else:
+                    result.left_out += 1
+        finally:
+            pool.shutdown(cancel_futures=True)
+    for number, folder in enumerate(parts.folders):
+        cases, maps = (len(list(each.glob("*.npz"))) for each in (folder, folder / SHAPES))
+        megabytes = f"{parts.taken[number] / 1e6:.1f} of {limits[number] / 1e6:g} MB"
+        print(f"{folder}: {cases} cases, {maps} label maps, {megabytes}")
+    return result
+
+
+def _items(folder: Path, under: str, keys: tuple[str, ...]) -> Iterator[Item]:
+    paths = sorted(folder.glob("*.npz"))
     if not paths:
-        raise FileNotFoundError(f"{data}: no *.npz in it; expected labelled cases")
-    out.mkdir(parents=True, exist_ok=True)
-    total, packed = 0, 0
-    for path in tqdm(paths, unit="case", disable=None):
-        target = out / path.name
-        if not target.exists():
-            try:
-                image, labels = cropped(read_array(path, "imgs"), read_array(path, "gts"), margin)
-            except CaseError as error:
-                print(f"skipped: {path.name}: {error}", file=sys.stderr)
-                continue
-            _write(target, image, labels)
-        size = target.stat().st_size
-        if total + size > megabytes * 1e6:
-            target.unlink()
-            break
-        total += size
-        packed += 1
-    print(f"{out}: {packed} of {len(paths)} cases, {total / 1e6:.1f} MB")
-    return packed
+        raise FileNotFoundError(f"{folder}: no *.npz in it; expected files with {' and '.join(keys)}")
+    return (Item(path, str(Path(under, path.name)), keys) for path in paths)
 
 
-def _write(path: Path, image: np.ndarray, labels: np.ndarray) -> None:
-    with replacing(path) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_LZMA) as archive:
-        for name, array in (("imgs", image), ("gts", labels)):
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+def _limits(text: str) -> list[int]:
+    """``36,44`` -> bytes of each part.
+
+    Raises:
+        argparse.ArgumentTypeError: no numbers above 0.
+    """
+    try:
+        limits = [int(float(number) * 1e6) for number in text.split(",")]
+    except (ValueError, OverflowError):
+        limits = [0]
+    if min(limits) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers above 0 with commas between them, as 36,44,44")
+    return limits
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Packs; returns 0, or 1 if a file was broken or nothing could be packed."""
     parser = argparse.ArgumentParser(prog="python -m training.pack", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of *.npz with imgs and gts")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the small data set")
-    parser.add_argument("--megabytes", type=float, default=60, help="limit of all files together (10⁶ bytes)")
+    parser.add_argument("--shapes", type=Path, help="folder of label maps without images, *.npz with gts")
+    parser.add_argument("--out", type=Path, required=True, help="folder for part1, part2, …")
+    parser.add_argument(
+        "--parts", type=_limits, default="60", metavar="MB,MB,…", help="limit of each part's files (10⁶ bytes)"
+    )
     parser.add_argument("--margin", type=int, default=40, help="voxels kept around the objects")
     options = parser.parse_args(arguments)
     try:
-        pack(options.data, options.out, options.megabytes, options.margin)
+        result = pack(options.data, options.out, options.parts, options.margin, options.shapes)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
+    left = f"{result.left_out} found no room, {result.broken} broken ones skipped"
+    print(f"{options.out}: {result.files} files packed, {left}")
+    return 1 if result.broken else 0
 
 
 if __name__ == "__main__":
