@@ -123,7 +123,7 @@ VARIANTS = {
     "adamw": Variant("AdamW for all weights", _with(muon=False)),
     "no-average": Variant("no running average", _with(average=0.0)),
     "no-synthesis": Variant(
-        "no synthesis (images, blobs, regions)", _sampling(synthetic=0, random_shapes=0, regions=0)
+        "no synthesis (images, blobs, regions)", _sampling(synthetic=0, procedural=0, shapes=0, regions=0)
     ),
     "merging": Variant("objects joined with their neighbours", _sampling(merged=DEFAULT.sampling.merged)),
     "no-augmentation": Variant("no augmentation", _sampling(augment=False)),

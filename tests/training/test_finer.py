@@ -23,7 +23,7 @@ FINER = 2
 
 
 def fine_config(config: TrainingConfig, patch: Voxel, **sampling: float) -> TrainingConfig:
-    plain = {"no_box": 0.0, "no_prompt": 0.0, "perfect_window": 1.0, "augment": False, "merged": 0.0}
+    plain = {"no_box": 0.0, "no_prompt": 0.0, "perfect_window": 1.0, "augment": False, "merged": 0.0, "finer_made": 0.0}
     return replace(
         config,
         model=replace(config.model, patch=patch, finer=FINER),
