@@ -18,6 +18,7 @@ from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.lock import FolderInUseError
 from training.loop import Outcome, Run, half_precision_pays, train
+from training.shapes.library import load_shapes
 from training.state import ResumeError
 
 DRY_RUN = {"volumes": 4, "steps": 4}
@@ -41,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, required=True, nargs="+", help="folders of *.npz with imgs and gts")
+    data.add_argument(
+        "--shapes", type=Path, nargs="+", default=[], help="folders of *.npz with gts only, for made images"
+    )
     data.add_argument(
         "--exclude", nargs="+", default=[], metavar="SOURCE", help="names that begin so are left out, as MR_acdc"
     )
@@ -87,7 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
         initial, network = _weights(options.init)
         config = _config(options, network)
         volumes = load_volumes(options.data, options.exclude, DRY_RUN["volumes"] if options.dry_run else None)
-        outcome = train(config, volumes, _run(options, config, volumes, device), initial)
+        shapes = [label_map for folder in options.shapes for label_map in load_shapes(folder)]
+        outcome = train(config, volumes, _run(options, config, volumes, device), initial, shapes)
     except (OSError, ValueError, checkpoint.CheckpointError, ResumeError, FolderInUseError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -70,7 +70,8 @@ class TrainingConfig:
         weight_decay: as a share of the learning rate.
         muon: whether inner kernels are updated by Muon (:mod:`training.muon`); the rest is by AdamW.
         clip: largest norm of the gradient; infinite for none.
-        average: decay of the running average of the weights, which is what is shipped; 0 ships the weights themselves.
+        average: steps that the running average of the weights reaches back over, as a share of the steps so far: it
+            follows the run, however long that is. The average is what is shipped; 0 ships the weights themselves.
     """
 
     model: ModelConfig
@@ -158,7 +159,7 @@ DEFAULT = TrainingConfig(
     weight_decay=1e-2,
     muon=True,
     clip=1.0,
-    average=0.998,
+    average=0.1,
 )
 """The embedded weights: a network that two CPU cores run in a second."""
 

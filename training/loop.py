@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from training.dataset import Volume
 from training.lock import held
 from training.log import Log, draw_curves
 from training.muon import Muon, freshen, inner_kernels
+from training.shapes.library import LabelMap
 from training.state import State
 from training.step import LossScaler, accumulate, update
 from training.stream import Steps, stream
@@ -118,11 +119,19 @@ def train(
     volumes: list[Volume],
     run: Run,
     initial: dict[str, Tensor] | None = None,
+    shapes: Sequence[LabelMap] = (),
 ) -> Outcome:
     """Trains from ``initial`` or from scratch, or goes on from ``out/last.pt`` where there is one.
 
     SIGTERM and SIGINT end it after the step at hand, with everything saved. Under ``torchrun`` each process draws its
     share of every step, and the first one's clock counts.
+
+    Args:
+        config: what is trained, and how.
+        volumes: labelled images.
+        run: where, and how long.
+        initial: the network's weights to begin with.
+        shapes: label maps without images.
 
     Raises:
         ResumeError: ``out/last.pt`` is of another run.
@@ -143,7 +152,7 @@ def train(
         clock = _Clock(run, state.seconds)
         drawn = iter(
             stream(
-                Steps(volumes, config, run.seed, rank, processes),
+                Steps(volumes, config, run.seed, rank, processes, shapes),
                 state.step,
                 ENDLESS if run.steps is None else run.steps,
                 run.workers,

@@ -68,7 +68,7 @@ def update(state: State, config: TrainingConfig) -> None:
         for optimizer in state.optimizers:
             state.scaler.step(optimizer)
         if config.average:
-            decay = min(config.average, (state.step + 1) / (state.step + 10))
+            decay = max(1 - 1 / (config.average * (state.step + 1)), 0.0)
             with torch.no_grad():
                 for mean, value in zip(state.average.parameters(), state.network.parameters()):
                     mean.lerp_(value, 1 - decay)
