@@ -51,8 +51,8 @@ def _segment(options: argparse.Namespace) -> int:
         _case(options.image.name, source),
         segmenter,
         Deadline(NO_HURRY),
-        say=tqdm.write,
-        bar=lambda objects: tqdm(objects, desc="objects", unit="object"),
+        log=tqdm.write,
+        progress=lambda objects: tqdm(objects, desc="objects", unit="object"),
     )
     write_mask(options.output, labels, source.image)
     for item in source.objects:

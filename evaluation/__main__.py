@@ -145,7 +145,7 @@ def _contestant(options: argparse.Namespace) -> Contestant:
 
     def segment(case: Case) -> NDArray[np.uint8]:
         seconds = options.seconds_per_class * len(case.objects) / RUNS
-        return segment_case(case, segmenter, Deadline(seconds), say=tqdm.write)
+        return segment_case(case, segmenter, Deadline(seconds), log=tqdm.write)
 
     return InProcess(options.name or "segfm3d", {"weights": _checksum(options.weights)}, segment)
 

@@ -16,7 +16,9 @@ from evaluation.protocol import evaluate_case
 from inference.checkpoint import ModelConfig
 from inference.cpu_forward import for_cpu
 from inference.network import LogOddsUNet, ResidualEncoderUNet
-from inference.segmenter import Effort, Segmenter
+from inference.predictor import Predictor
+from inference.refinement import RefinementConfig
+from inference.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def evaluate_network(
     was_training = network.training
     log_odds = LogOddsUNet(network).eval()
     forward = arrange(log_odds) if device.type == "cpu" else log_odds
-    segmenter = Segmenter(forward, config, device, Effort.for_weights(config))
+    segmenter = Segmenter(Predictor(forward, config, device), RefinementConfig.for_weights(config))
     result, _ = evaluate_case(case, unhurried(segmenter), seconds_per_class=UNHURRIED)
     network.train(was_training)
     first, last = result.steps[0], result.steps[-1]

@@ -275,13 +275,13 @@ class TestWeights:
 
 WITHOUT_END = """
 import runpy, threading
-from inference import segmenter
+from inference import predictor
 
-def forward(self, channels):
+def forward(self, batch):
     print("forward", flush=True)
     threading.Event().wait()
 
-segmenter.Segmenter.forward = forward
+predictor.Predictor.forward = forward
 runpy.run_module("inference", run_name="__main__")
 """
 """The command, with a network that never answers."""
