@@ -22,6 +22,7 @@ from inference.atomic import remove_unfinished
 from inference.case import Case, CaseError, read_case, write_segmentation
 from inference.checkpoint import CheckpointError
 from inference.deadline import Deadline, Watchdog, process_age
+from inference.predictor import DeviceError
 from inference.proposals import WITHOUT_PROMPTS
 from inference.segmenter import Segmenter, load_segmenter, segment_case
 
@@ -121,9 +122,9 @@ def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, spent: float) -> 
     try:
         segmenter = load_segmenter(chosen.weights, chosen.device)
         _say(f"weights {chosen.weights.name}, patch {segmenter.config.patch}, on {segmenter.predictor.device}")
-    except Exception as error:  # A device that is not there, or weights broken in a way that torch does not foresee.
+    except Exception as error:  # Weights may be broken in a way that torch does not foresee.
         reason = str(error)
-        if not isinstance(error, CheckpointError):
+        if not isinstance(error, (CheckpointError, DeviceError)):
             reason = f"{chosen.weights} on {chosen.device}: {type(error).__name__}: {' '.join(reason.split())[:200]}"
         failures += _fail(f"{reason}; without weights only previous masks and the boxes' ellipsoids are written")
     for number, path in enumerate(paths):

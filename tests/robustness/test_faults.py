@@ -268,7 +268,9 @@ class TestWeights:
         self, process: Process, capsys: pytest.CaptureFixture[str], ellipsoid: np.ndarray, device: str
     ) -> None:
         assert command.main([*process.line()[3:], "--device", device]) == 1
-        assert "error" in capsys.readouterr().err
+        first, last = capsys.readouterr().err.splitlines()
+        assert first.startswith(f"error: device {device!r}: ")
+        assert last == "1 error(s); see above"
         for name in BOTH:
             np.testing.assert_array_equal(read_output(process.outputs / name), ellipsoid)
 
