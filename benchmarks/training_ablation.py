@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from tqdm import tqdm
+from training.validation import evaluate_network
 
 from evaluation.cases import EvaluationCase, list_cases, read_evaluation_case, with_boxes, without_boxes
 from inference.atomic import replacing
@@ -29,7 +30,6 @@ from inference.network import LogOddsUNet, NetworkConfig, ResidualEncoderUNet
 from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, by_source, load_volumes, source_of
 from training.loop import Run, half_precision_pays, train
-from training.validation import evaluate_network
 
 HELD_OUT = 8
 """Every patient whose number this divides is held out."""

@@ -23,6 +23,7 @@ from evaluation.table import write_csv
 from inference.case import Case, CaseError
 from inference.checkpoint import CheckpointError
 from inference.deadline import Deadline
+from inference.predictor import DeviceError
 from inference.segmenter import load_segmenter, segment_case
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.action(options)
-    except (CaseError, CheckpointError, OSError) as error:
+    except (CaseError, CheckpointError, DeviceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -145,7 +146,7 @@ def _contestant(options: argparse.Namespace) -> Contestant:
 
     def segment(case: Case) -> NDArray[np.uint8]:
         seconds = options.seconds_per_class * len(case.objects) / RUNS
-        return segment_case(case, segmenter, Deadline(seconds), say=tqdm.write)
+        return segment_case(case, segmenter, Deadline(seconds), log=tqdm.write)
 
     return InProcess(options.name or "segfm3d", {"weights": _checksum(options.weights)}, segment)
 

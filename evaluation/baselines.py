@@ -9,7 +9,7 @@ from skimage.segmentation import random_walker
 
 from evaluation.simulated_user import Voxel
 from inference.case import Box, Case, ObjectPrompts
-from inference.window import central_third
+from inference.placement import central_third
 
 INSIDE, OUTSIDE = 1, 2
 """The random walker's names for its seeds."""

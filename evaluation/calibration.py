@@ -116,7 +116,7 @@ def count_case(case: EvaluationCase, segmenter: Segmenter, clicks: int) -> list[
         fusion = _CountingFusion(case.truth)
         shown = Case(case.name, case.image, case.spacing, objects, current if run else None)
         failures = segmenter.failures
-        current = segment_case(shown, segmenter, Deadline(UNHURRIED), say=tqdm.write, fusion=fusion)
+        current = segment_case(shown, segmenter, Deadline(UNHURRIED), log=tqdm.write, fusion=fusion)
         if segmenter.failures > failures:
             raise CaseError(f"{case.name}: the network failed (see above); expected weights that answer every object")
         counts += [

@@ -64,9 +64,9 @@ class InProcess:
 
 def unhurried(segmenter: Segmenter) -> InProcess:
     """A segmenter in this process that has all the time it wants, and so need not measure what a forward costs."""
-    segmenter.seconds.setdefault(segmenter.config.patch, 0.0)
+    segmenter.predictor.seconds.setdefault(segmenter.config.patch, 0.0)
     return InProcess(
-        "unhurried", {}, lambda case: segment_case(case, segmenter, Deadline(UNHURRIED), say=lambda line: None)
+        "unhurried", {}, lambda case: segment_case(case, segmenter, Deadline(UNHURRIED), log=lambda line: None)
     )
 
 

@@ -12,8 +12,9 @@ from torch.nn.functional import interpolate
 from evaluation.simulated_user import box_from_mask, click_from_error
 from inference.case import Box, Click, ObjectPrompts, Voxel
 from inference.checkpoint import ModelConfig
+from inference.placement import window_for
 from inference.prompts import IMAGE, encode
-from inference.window import Window, window_for
+from inference.window import Window
 from training.appearance import make_image
 from training.augment import change_intensities, flip_and_turn
 from training.config import Sampling, TrainingConfig

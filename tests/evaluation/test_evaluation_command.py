@@ -83,3 +83,5 @@ def test_errors_are_one_line(tmp_path, capsys):
     write_case(tmp_path / "CT_a.npz")
     assert main(weights) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert main([*weights, "--device", "no device"]) == 2
+    assert capsys.readouterr().err.startswith("error: device 'no device': ")

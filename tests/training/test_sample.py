@@ -11,8 +11,9 @@ import training.sample
 from evaluation.simulated_user import box_from_mask, click_from_error
 from inference.case import Box, Click, ObjectPrompts, read_case
 from inference.intensities import NormalizedImage
+from inference.placement import window_for
 from inference.prompts import BOX, CLICK, CLICK_NEGATIVE, IMAGE, PREVIOUS, encode
-from inference.window import Window, window_for
+from inference.window import Window
 from training.augment import change_intensities, flip_and_turn
 from training.config import PAPER, TrainingConfig
 from training.dataset import Volume, load_volume, source_of
