@@ -147,7 +147,7 @@ def _contestant(options: argparse.Namespace) -> Contestant:
         seconds = options.seconds_per_class * len(case.objects) / RUNS
         return segment_case(case, segmenter, Deadline(seconds), say=tqdm.write)
 
-    return InProcess(options.name or "segfm3d", {"weights": _checksum(options.weights)}, segment)
+    return InProcess(options.name or "segfm3d", {"weights": _checksum(options.weights)}, segment, segmenter)
 
 
 def _checksum(weights: Path) -> str:

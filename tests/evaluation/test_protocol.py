@@ -27,12 +27,13 @@ class Recorder:
         self.behaviours = list(behaviours)
         self.inputs = []
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> None:
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
         assert [path.name for path in inputs.iterdir()] == [case_name]
         with np.load(inputs / case_name, allow_pickle=True) as arrays:
             self.inputs.append(dict(arrays))
         behaviour = self.behaviours[min(len(self.inputs), len(self.behaviours)) - 1]
         behaviour(outputs / case_name)
+        return 0
 
 
 def writing(segmentation, key="segs"):

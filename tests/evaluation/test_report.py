@@ -113,6 +113,7 @@ class Contestant:
     def run(self, inputs, outputs, case_name, patience):
         if self.outputs.get(case_name) is not None:
             np.savez(outputs / case_name, segs=self.outputs[case_name])
+        return 0
 
 
 @pytest.fixture
