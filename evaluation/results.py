@@ -118,6 +118,11 @@ class CaseResult:
         return sum(step.failed_objects for step in self.steps)
 
     @property
+    def lacks_objects(self) -> bool:
+        """Whether the result does not say how good each object was: it was written before that was kept."""
+        return self.scorable and not self.failure and not all(step.object_dsc for step in self.steps)
+
+    @property
     def counts_zero(self) -> bool:
         return self.over_time or bool(self.failure)
 
