@@ -144,7 +144,7 @@ def _report(options: argparse.Namespace) -> None:
 
 def _print_figures(contestants: Sequence[Measured], titles: Mapping[str, str] | None) -> None:
     rows = by_group(contestants, titles)
-    print(group_table(rows))
+    print(group_table(rows) or "no case could be evaluated")
     for line in old_results(rows):
         print(line)
 

@@ -32,8 +32,8 @@ def old_results(rows: Sequence[GroupRow]) -> list[str]:
         missing = sum(figures.without_objects for figures in row.figures.values() if figures)
         counts[row.contestant] = counts.get(row.contestant, 0) + missing
     return [
-        f"{name}: {count} results were written before the DSC of each object was kept; harmful clicks and the worst"
-        " tenth are left out where they take part: evaluate again into another --results to have them"
+        f"{name}: {count} {'result was' if count == 1 else 'results were'} written before the DSC of each object was"
+        " kept, so harmful clicks and the worst tenth are left out; evaluate again into another --results to have them"
         for name, count in counts.items()
         if count
     ]
