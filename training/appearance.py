@@ -11,9 +11,9 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool3d
+from torch.nn.functional import interpolate
 
-from training.noise import generator, smooth_noise
+from training.noise import generator, grown, smooth_noise
 from training.shapes.fields import Scene, coordinates
 
 CONTRAST = (0.5, 16.0)
@@ -71,7 +71,7 @@ def _signal(labels: Tensor, truth: Tensor, style: str, random: np.random.Generat
         means[owner] = behind + (-step if darker else step)
     signal = torch.from_numpy(means.astype(np.float32))[regions]
     if random.random() < 0.15:  # A capsule, a halo, an edge that the scanner overdraws.
-        rim = (max_pool3d(truth[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0) & ~truth
+        rim = grown(truth, 1) & ~truth
         signal = signal.masked_fill_(rim, float(means[owner] + random.choice((-1, 1)) * random.uniform(0.2, 0.6)))
     if style != "flat" and random.random() < 0.8:
         strongest = 0.25 if style == "textured" else 0.1
@@ -115,8 +115,7 @@ def _texture(shape: tuple[int, int, int], random: np.random.Generator) -> Tensor
 
 def _around(truth: Tensor) -> Tensor:
     """The object's surroundings: within two voxels of it."""
-    around = max_pool3d(truth[None, None].float(), 5, stride=1, padding=2)[0, 0] > 0
-    return around & ~truth
+    return grown(truth, 2) & ~truth
 
 
 def _blurred(image: Tensor, axis: int) -> Tensor:
@@ -165,7 +164,7 @@ def _noisy(signal: Tensor, truth: Tensor, style: str, random: np.random.Generato
         around = ~truth
     difference = abs(float(signal[truth].mean() - signal[around].mean()))
     least, most = CONTRAST
-    eroded = max_pool3d((~truth)[None, None].float(), 3, stride=1, padding=1)[0, 0] == 0
+    eroded = ~grown(~truth, 1)
     thin = int(eroded.sum()) < 0.2 * int(truth.sum())
     least = LEAST_CONTRAST_OF_THIN if thin else least
     # The root: more often plain than hardly visible.

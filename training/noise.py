@@ -1,4 +1,4 @@
-"""Smooth noise: cubic B-splines through random values, of any scale along each axis."""
+"""Volumes: smooth noise of any scale along each axis, and masks that grow."""
 
 from __future__ import annotations
 
@@ -30,3 +30,14 @@ def _splines(n: int, cells: int) -> Tensor:
 def generator(random: np.random.Generator) -> torch.Generator:
     """A torch generator that continues a numpy one: its white noise is drawn twice as fast."""
     return torch.Generator().manual_seed(int(random.integers(2**62)))
+
+
+def grown(mask: Tensor, by: int) -> Tensor:
+    """What lies within a cube of ``2 * by + 1`` voxels around any voxel of a mask; bool (D, H, W)."""
+    for axis, n in enumerate(mask.shape):
+        wider = mask.clone()
+        for shift in range(1, min(by, n - 1) + 1):
+            wider.narrow(axis, shift, n - shift).logical_or_(mask.narrow(axis, 0, n - shift))
+            wider.narrow(axis, 0, n - shift).logical_or_(mask.narrow(axis, shift, n - shift))
+        mask = wider
+    return mask

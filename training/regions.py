@@ -11,7 +11,9 @@ import torch
 from scipy.ndimage import binary_fill_holes, find_objects
 from scipy.ndimage import label as connected_components
 from torch import Tensor
-from torch.nn.functional import avg_pool3d, max_pool3d, pad
+from torch.nn.functional import avg_pool3d, pad
+
+from training.noise import grown
 
 KINDS = {"solid": 0.5, "thin": 0.25, "scattered": 0.25}
 """How often each kind is looked for."""
@@ -70,7 +72,7 @@ def _solid(image: Tensor, content: Tensor, random: np.random.Generator) -> Tenso
     if not candidates:
         return None
     found = torch.from_numpy(labels == int(random.choice(candidates)))
-    near = _grown(found, 2)
+    near = grown(found, 2)
     means = _means(smooth, found, near & ~found & content, content)
     if means is None:
         return None
@@ -102,10 +104,10 @@ def _thin(image: Tensor, content: Tensor, random: np.random.Generator) -> Tensor
     # By size: there are many more specks than vessels.
     chosen = random.choice(candidates, p=sizes[candidates] / sizes[candidates].sum())
     found = torch.from_numpy(labels == int(chosen))
-    core = ~_grown(~found, 1)
+    core = ~grown(~found, 1)
     if int(core.sum()) > MOST_THIN * int(found.sum()):
         return None
-    means = _means(image, found, _grown(found, 2) & ~found & content, content)
+    means = _means(image, found, grown(found, 2) & ~found & content, content)
     return None if means is None else found
 
 
@@ -128,7 +130,7 @@ def _scattered(image: Tensor, content: Tensor, random: np.random.Generator) -> T
     if kept.sum() < LEAST_PIECES or sizes[kept].max() > 0.7 * sizes[kept].sum():
         return None
     found = torch.from_numpy(kept[labels])
-    means = _means(image, found, _grown(found, 2) & ~found & content, content)
+    means = _means(image, found, grown(found, 2) & ~found & content, content)
     return None if means is None else found
 
 
@@ -137,7 +139,7 @@ def _local_contrast(image: Tensor, content: Tensor, random: np.random.Generator)
     wide = int(random.choice((7, 9, 13)))
     fine = _mean(image, 3) if random.random() < 0.5 else image
     contrast = (fine - _mean(image, wide)) * float(random.choice((-1, 1)))
-    return contrast.masked_fill(_grown(~content, 2), 0.0)
+    return contrast.masked_fill(grown(~content, 2), 0.0)
 
 
 def _part(shape: tuple[int, int, int], random: np.random.Generator) -> Tensor:
@@ -166,8 +168,8 @@ def _components(mask: Tensor, touching: bool = True) -> tuple[np.ndarray, np.nda
 
 def _at_rim(labels: np.ndarray, content: Tensor, count: int) -> np.ndarray:
     """Voxels of each label next to the window's rim or to padding: mostly background, seen in part."""
-    rim = pad((~content).float(), (1,) * 6, value=1.0)[None, None]
-    return np.bincount(labels[(max_pool3d(rim, 3, stride=1)[0, 0] > 0).numpy()], minlength=count)
+    rim = grown(pad(~content, (1,) * 6, value=True), 1)[1:-1, 1:-1, 1:-1]
+    return np.bincount(labels[rim.numpy()], minlength=count)
 
 
 def _means(image: Tensor, found: Tensor, around: Tensor, content: Tensor) -> tuple[float, float] | None:
@@ -188,7 +190,3 @@ def _mean(image: Tensor, wide: int, count_include_pad: bool = False) -> Tensor:
         kernel[axis], padding[axis] = wide, wide // 2
         mean = avg_pool3d(mean, kernel, stride=1, padding=padding, count_include_pad=count_include_pad)
     return mean[0, 0]
-
-
-def _grown(mask: Tensor, by: int) -> Tensor:
-    return max_pool3d(mask[None, None].float(), 2 * by + 1, stride=1, padding=by)[0, 0] > 0

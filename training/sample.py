@@ -157,14 +157,15 @@ def make_region_sample(
         finer: so many times the patch's voxels along each axis.
     """
     for _ in range(REGION_ATTEMPTS):
-        sample = _try_region(volume, config, random, finer)
-        if sample is not None:
-            return sample
+        image = region_image(volume, config.model, random, finer)
+        truth = region(image, random)
+        if truth is not None:
+            return _patch_sample(image, truth, config.sampling, config.model, random)
     return None
 
 
-def _try_region(volume: Volume, config: TrainingConfig, random: np.random.Generator, finer: int) -> Sample | None:
-    sampling, model = config.sampling, config.model
+def region_image(volume: Volume, model: ModelConfig, random: np.random.Generator, finer: int = 1) -> Tensor:
+    """The normalized image in a window of any place and zoom, to look for a region in; (D, H, W) float32."""
     shape = volume.labels.shape
     # A finer look is had of what is larger.
     zoom = float(np.exp(random.uniform(math.log(REGION_ZOOM[0] * finer), math.log(REGION_ZOOM[1]))))
@@ -172,9 +173,7 @@ def _try_region(volume: Volume, config: TrainingConfig, random: np.random.Genera
     size = tuple(max(min(round(zoom * n), max(n, extent)), 8) for n, extent in zip(model.patch, shape))
     # The middle of the window lies anywhere in the image.
     start = tuple(int(random.integers(-(n // 2), extent - n // 2 + 1)) for n, extent in zip(size, shape))
-    image = volume.image.crop(Window(start, size, model.patch).finer(finer))
-    truth = region(image, random)
-    return None if truth is None else _patch_sample(image, truth, sampling, model, random)
+    return volume.image.crop(Window(start, size, model.patch).finer(finer))
 
 
 def make_drawn_sample(

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch.nn.functional import max_pool3d
 
+from training.noise import grown
 from training.shapes.fields import Scene, Shape
 from training.shapes.solids import blob, cells, nested, scatter
 from training.shapes.surfaces import plate, ring, sheet, shell
@@ -47,9 +47,8 @@ def _with_others(scene: Scene, others: Scene, random: np.random.Generator) -> Sc
     labels = scene.labels
     free = labels == 0
     if random.random() < 1 / 3:
-        reach = max_pool3d(scene.truth[None, None].float(), 5, stride=1, padding=2)[0, 0] > 0
         added = others.labels
-        free &= ~reach
+        free &= ~grown(scene.truth, 2)
     else:
         added = others.labels + labels.max()
     return Scene(torch.where(free & (others.labels > 0), added, labels), scene.truth)

@@ -84,34 +84,34 @@ def _paint_ellipsoid(mask: np.ndarray, centre: np.ndarray, radii: np.ndarray) ->
 def cells(shape: Shape, random: np.random.Generator) -> Scene:
     """Cells that touch, a gap or a wall between them. One of them is the object, or those around it too, or all."""
     edge = float(np.mean(shape))
-    radius = edge * log_uniform(0.09, 0.28, random)
-    reach = random.uniform(0.25, 0.6) * edge
-    places = [np.array(shape) / 2 + random.uniform(-0.1, 0.1, 3) * edge]
-    for _ in range(150):
-        place = places[0] + random.uniform(-1, 1, 3) * reach
-        if min(float(np.linalg.norm(place - other)) for other in places) > 1.35 * radius:
-            places.append(place)
-    nearest = np.full(shape, radius * random.uniform(1.0, 1.4), np.float32)
-    second = np.full(shape, np.inf, np.float32)
+    radius = max(edge * log_uniform(0.09, 0.28, random), 2.5)
+    tried = np.array(shape) / 2 + random.uniform(-1, 1, (120, 3)) * random.uniform(0.25, 0.6) * edge
+    tried[0] = np.array(shape) / 2 + random.uniform(-0.1, 0.1, 3) * edge
+    places = tried[:1]
+    for place in tried[1:]:
+        if np.square(places - place).sum(axis=1).min() > (1.35 * radius) ** 2:
+            places = np.vstack((places, place))
+    most = radius * random.uniform(0.85, 1.15)
+    # The two nearest centres' distances; cells end where both are about the same, or after ``most``.
+    nearest, second = np.full(shape, most, np.float32), np.full(shape, np.inf, np.float32)
     owner = np.zeros(shape, np.uint8)
     wave = smooth_noise(shape, int(random.integers(4, 9)), random).numpy() * np.float32(
-        radius * random.uniform(0, 0.15)
+        radius * random.uniform(0, 0.12)
     )
     for index, place in enumerate(places, start=1):
         block = tuple(
-            slice(max(int(p - 1.6 * radius), 0), max(min(int(p + 1.6 * radius) + 2, n), 0))
-            for p, n in zip(place, shape)
+            slice(max(int(p - 1.2 * most), 0), max(min(int(p + 1.2 * most) + 2, n), 0)) for p, n in zip(place, shape)
         )
-        size = np.exp(random.uniform(-0.15, 0.15, 3))
         axes = np.ogrid[block]
-        away = np.sqrt(sum(np.square(((axis - p) * s).astype(np.float32)) for axis, p, s in zip(axes, place, size)))
-        away += wave[block] * (1 if index % 2 else -1)
+        scales = np.exp(random.uniform(-0.15, 0.15, 3))
+        squares = [np.square((axis - p) * s).astype(np.float32) for axis, p, s in zip(axes, place, scales)]
+        away = np.sqrt(squares[0] + squares[1] + squares[2])
+        away = away + wave[block] if index % 2 else away - wave[block]
         before, mine = nearest[block], away < nearest[block]
-        second[block] = np.minimum(
-            second[block], np.where(mine & (owner[block] > 0), before, np.where(mine, np.inf, away))
-        )
+        owned = owner[block]
+        second[block] = np.where(mine, np.where(owned > 0, before, second[block]), np.minimum(second[block], away))
         nearest[block] = np.where(mine, away, before)
-        owner[block][mine] = index
+        owned[mine] = index
     gap = second - nearest < float(random.uniform(0.8, 2.5))
     wall = torch.from_numpy(gap & (owner > 0))
     owner[gap] = 0
@@ -121,7 +121,7 @@ def cells(shape: Shape, random: np.random.Generator) -> Scene:
     if chance < 0.6:
         truth = owner == middle
     elif chance < 0.8:
-        order = np.argsort([np.linalg.norm(place - places[0]) for place in places])[: int(random.integers(2, 6))] + 1
+        order = np.linalg.norm(places - places[0], axis=1).argsort()[: int(random.integers(2, 6))] + 1
         truth = np.isin(owner, order)
     else:
         truth = owner > 0
