@@ -1,264 +1,175 @@
-"""``python -m training.ablation``: short runs from scratch with one thing changed each, on held-out patients.
+"""``python -m benchmarks.training_ablation``: short runs with one thing changed each, judged on sources left out.
 
-The choices of :data:`training.config.DEFAULT` are made here and not on the validation set, which waits for the weights
-that they lead to. Takes minutes a run and goes on where it stopped; TABLE.md in the output folder grows with each.
+Every run begins from the same weights and sees the same number of samples, with two seeds. What is judged is a few
+cases of each source of ``HELD_OUT``, of which no run sees anything: the mean over cases of the Dice after the last
+click, with boxes and without. Takes minutes a run and goes on where it stopped; TABLE.md in the output folder grows.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import math
-import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import interpolate
-from tqdm import tqdm
-from training.validation import evaluate_network
 
-from evaluation.cases import EvaluationCase, list_cases, read_evaluation_case, with_boxes, without_boxes
+from evaluation.__main__ import main as evaluation
+from evaluation.groups import GroupFigures, group_figures
+from evaluation.results import ResultsFolder
+from evaluation.simulated_user import box_from_mask
+from inference import checkpoint
 from inference.atomic import replacing
-from inference.case import CaseError
-from inference.cpu_forward import for_cpu
-from inference.network import LogOddsUNet, NetworkConfig, ResidualEncoderUNet
+from inference.case import CaseError, read_array
 from training.config import DEFAULT, TrainingConfig
-from training.dataset import Volume, by_source, load_volumes, source_of
+from training.dataset import SMALLEST_OBJECT, by_source, load_volumes, source_of
+from training.lock import FolderInUseError
 from training.loop import Run, half_precision_pays, train
+from training.shapes.library import load_shapes
+from training.state import ResumeError
 
-HELD_OUT = 8
-"""Every patient whose number this divides is held out."""
+HELD_OUT = (
+    "CT_TPTBox",
+    "CT_openkbp",
+    "MR_JLFslab",
+    "MR_STAfetal",
+    "MR_dsimouse",
+    "MR_mouseTg4510",
+    "Microscopy_vesselNN",
+)
+"""Sources that the weights which the runs begin with have never seen: bones, organs, tissue, folds, vessels."""
 
-CASES_A_SOURCE = 4
-"""Held-out cases of a source that are evaluated."""
+OBJECTS = 4
+"""Of a case."""
 
-OBJECTS = 12
-"""Cases of more objects are not evaluated here: they take too long."""
+SEEDS = (0, 1)
 
-COLUMNS = ("modality", "case", "boxes", "dsc_first", "dsc_final", "nsd_final")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A run.
-
-    Args:
-        what: the row's name in the table.
-        config: the default's change.
-        steps: share of the steps; below 1 for a variant that costs more a step, to take about as long as the others.
-        seed: of the run.
-        share: of each source's volumes, the first of them, one at least; 1 for all.
-        without: source that is left out of training, and is all that is evaluated.
-        build: makes the network.
-        arrange: what evaluates it, where that is not :func:`inference.cpu_forward.for_cpu`.
-    """
-
-    what: str
-    config: Callable[[TrainingConfig], TrainingConfig] = lambda config: config
-    steps: float = 1.0
-    seed: int = 0
-    share: float = 1.0
-    without: str | None = None
-    build: Callable[[NetworkConfig], ResidualEncoderUNet] = ResidualEncoderUNet
-    arrange: Callable[[LogOddsUNet], nn.Module] = for_cpu
+Change = Callable[[TrainingConfig], TrainingConfig]
 
 
-def _sampling(**changes: object) -> Callable[[TrainingConfig], TrainingConfig]:
+def _sampling(**changes: object) -> Change:
     return lambda config: replace(config, sampling=replace(config.sampling, **changes))
 
 
-def _model(patch: int | None = None, **network: tuple[int, ...]) -> Callable[[TrainingConfig], TrainingConfig]:
-    def change(config: TrainingConfig) -> TrainingConfig:
-        edges = config.model.patch if patch is None else (patch,) * 3
-        model = replace(config.model, patch=edges, network=replace(config.model.network, **network))
-        return replace(config, model=model)
-
-    return change
-
-
-def _with(**changes: object) -> Callable[[TrainingConfig], TrainingConfig]:
-    return lambda config: replace(config, **changes)
-
-
-def strided_stem(config: NetworkConfig) -> ResidualEncoderUNet:
-    """A network that works at half the resolution: its first convolution has stride 2, its output is interpolated."""
-
-    def enlarge(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return interpolate(output, scale_factor=2, mode="trilinear", align_corners=False)
-
-    network = ResidualEncoderUNet(config)
-    network.encoder.stem.convs[0].conv.stride = (2, 2, 2)
-    network.decoder.register_forward_hook(enlarge)
-    return network
-
-
-def strided_stem_for_cpu(network: LogOddsUNet) -> nn.Module:
-    """:func:`strided_stem`'s forward: to interpolate the heads' outputs or what the heads are given is the same."""
-    return nn.Sequential(for_cpu(network), nn.Upsample(scale_factor=2, mode="trilinear"))
-
-
-BASE = replace(
-    DEFAULT,
-    model=replace(DEFAULT.model, finer=1),
-    batch=4,
-    sampling=replace(DEFAULT.sampling, merged=0, no_box=0.35),
-)
-"""What each variant changes one thing of; ``boxes-half`` has become the default since."""
-
-LEAVE_OUT = ("CT_ibsi", "MR_msd", "US_deepreg", "PET_ibsi")
-
-VARIANTS = {
-    "baseline": Variant("nothing"),
-    "seed": Variant("another seed", seed=1),
-    "twice-the-steps": Variant("twice the steps", steps=2),
-    "half-the-volumes": Variant("half of each source's volumes", share=0.5),
-    "lr-1e-3": Variant("peak learning rate 1e-3", _with(learning_rate=1e-3)),
-    "lr-constant": Variant("constant learning rate", _with(final_learning_rate=BASE.learning_rate)),
-    "lr-5e-3": Variant("peak learning rate 5e-3", _with(learning_rate=5e-3)),
-    "adamw": Variant("AdamW for all weights", _with(muon=False)),
-    "no-average": Variant("no running average", _with(average=0.0)),
-    "no-synthesis": Variant(
-        "no synthesis (images, blobs, regions)", _sampling(synthetic=0, procedural=0, shapes=0, regions=0)
+VARIANTS: dict[str, tuple[str, Change]] = {
+    "default": ("nothing", lambda config: config),
+    "no-made": (
+        "no made samples (procedural, shapes, regions)",
+        _sampling(procedural=0.0, shapes=0.0, regions=0.0, finer_made=0.0),
     ),
-    "merging": Variant("objects joined with their neighbours", _sampling(merged=DEFAULT.sampling.merged)),
-    "no-augmentation": Variant("no augmentation", _sampling(augment=False)),
-    "boxes-always": Variant("no sample without a box", _sampling(no_box=0, no_prompt=0)),
-    "boxes-half": Variant("half of the samples without a box", _sampling(no_box=0.5)),
-    "clicks-paper": Variant("at most one simulated click", _sampling(clicks=(0.5, 0.5))),
-    "clicks-none": Variant("no simulated clicks", _sampling(clicks=(1.0,))),
-    "no-refinement": Variant("no refinement samples", _sampling(refinement=0)),
-    "small": Variant("half the channels", _model(features=(8, 16, 32, 64, 96))),
-    "large": Variant("1.5 times the channels", _model(features=(24, 48, 96, 192, 288)), steps=0.5),
-    "shallow": Variant("a stage less", _model(features=(16, 32, 64, 128), blocks=(1, 2, 2, 3))),
-    "patch-64": Variant("patch 64³", _model(64), steps=0.42),
-    "strided-stem": Variant(
-        "strided stem, patch 96³",
-        _model(96, features=(32, 64, 128, 192), blocks=(2, 2, 3, 3)),
-        steps=0.3,
-        build=strided_stem,
-        arrange=strided_stem_for_cpu,
+    "no-shapes": ("no label maps without images", _sampling(shapes=0.0)),
+    "no-procedural": ("no procedural shapes", _sampling(procedural=0.0)),
+    "no-regions": ("no regions", _sampling(regions=0.0)),
+    "one-click": ("at most one round of clicks", _sampling(clicks=(0.5, 0.5))),
+    "files-alike": ("all files alike, sources not balanced", _sampling(modalities=())),
+    "patch-64": (
+        "patch 64³, as many voxels",
+        lambda config: replace(config, batch=3, finer_batch=1, model=replace(config.model, patch=(64, 64, 64))),
     ),
-} | {f"without-{source}": Variant(f"trained without {source}", without=source) for source in LEAVE_OUT}
+}
+"""Name -> what is changed, and the change."""
 
 
-def held_out(name: str) -> bool:
-    """Whether a case's patient, told by the first number of two digits or more in its name, is kept for evaluation."""
-    number = re.search(r"\d{2,}", name)
-    return number is not None and int(number[0]) % HELD_OUT == 0
-
-
-def held_out_cases(folder: Path, of_a_source: int = CASES_A_SOURCE) -> list[EvaluationCase]:
-    """The first cases of each source whose patients are held out, with boxes made as the challenge's are.
+def held_out_cases(data: Path, out: Path) -> None:
+    """Writes the cases that judge: two of each source, a few objects each, with boxes as the challenge makes them.
 
     Raises:
         CaseError: a case cannot be used.
     """
-    kept = (path for path in list_cases(folder) if held_out(path.stem))
-    chosen = [path for paths in by_source(kept, source_of).values() for path in paths[:of_a_source]]
-    cases = [with_boxes(read_evaluation_case(path), np.random.default_rng(0)) for path in chosen]
-    return [case for case in cases if case.classes <= OBJECTS]
+    out.mkdir(parents=True, exist_ok=True)
+    found = by_source(sorted(path for path in data.glob("*.npz") if source_of(path) in HELD_OUT), source_of)
+    if missing := set(HELD_OUT) - found.keys():
+        raise CaseError(f"{data}: no case of {', '.join(sorted(missing))}; expected the sources that are held out")
+    for paths in found.values():
+        # The first and one from the middle: neighbours are often of one subject.
+        for path in dict.fromkeys((paths[0], paths[len(paths) // 2])):
+            if not (out / path.name).exists():
+                _write_case(path, out / path.name)
 
 
-def run_variant(name: str, volumes: list[Volume], cases: list[EvaluationCase], out: Path, steps: int) -> None:
-    """Trains and evaluates a variant, unless that is done; writes ``out/name/scores.csv``."""
-    variant, scores = VARIANTS[name], out / name / "scores.csv"
-    if scores.exists():
-        return
-    config = variant.config(BASE)
-    # A run of fewer steps must not spend them all on its way to the peak learning rate.
-    config = replace(config, warmup=round(config.warmup * min(variant.steps, 1)))
-    steps = round(steps * variant.steps)
-    device = torch.device("cpu")
-    run = Run(out / name, steps, device, variant.seed, half_precision_pays(device), workers=0)
-    network = train(config, selected(volumes, variant), run, build=variant.build)
-    evaluated = [case for case in cases if variant.without in (None, source_of(Path(case.name)))]
-    rows = []
-    for case in tqdm(evaluated, desc=name, unit="case", disable=None):
-        for boxes, each in ((True, case), (False, without_boxes(case))):
-            score = evaluate_network(network, config.model, each, run.device, variant.arrange)
-            rows.append((score.modality, case.name, boxes, score.first, score.dsc, score.nsd))
-    with replacing(scores) as unfinished, unfinished.open("w", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
+def _write_case(path: Path, target: Path) -> None:
+    random = np.random.default_rng(0)
+    labels = read_array(path, "gts")
+    counts = np.bincount(labels.ravel())
+    known = [label for label in range(1, len(counts)) if counts[label] >= SMALLEST_OBJECT]
+    chosen = sorted(random.choice(known, min(OBJECTS, len(known)), replace=False).tolist())
+    numbers = np.zeros(len(counts), np.uint8)
+    numbers[chosen] = range(1, len(chosen) + 1)
+    content = {"imgs": read_array(path, "imgs"), "gts": numbers[labels], "spacing": read_array(path, "spacing")}
+    content["boxes"] = np.array([box_from_mask(content["gts"] == label, random) for label in range(1, len(chosen) + 1)])
+    with replacing(target) as unfinished, unfinished.open("wb") as file:
+        np.savez_compressed(file, **content)
 
 
-def selected(volumes: list[Volume], variant: Variant) -> list[Volume]:
-    """What a variant is trained on."""
-    kept = (volume for volume in volumes if volume.source != variant.without)
-    groups = by_source(kept, lambda volume: volume.source).values()
-    return [volume for group in groups for volume in group[: math.ceil(len(group) * variant.share)]]
+def run_variant(name: str, seed: int, options: argparse.Namespace, cases: Path) -> None:
+    """Trains and evaluates a variant; what is done already is left as it is."""
+    out = options.out / f"{name}-{seed}"
+    if not (out / "done").exists():
+        config = VARIANTS[name][1](replace(DEFAULT, learning_rate=options.learning_rate, warmup=20))
+        network, model = checkpoint.load(options.init)
+        config = replace(config, model=replace(config.model, network=model.network))
+        device = torch.device("cpu")
+        # A step of either kind counts as the mean of both, so that all runs see about as many samples.
+        share = config.sampling.finer_look
+        steps = round(options.samples / (share * config.finer_batch + (1 - share) * config.batch))
+        run = Run(out, device, steps, seed=seed, mixed_precision=half_precision_pays(device))
+        volumes = load_volumes(options.data, exclude=HELD_OUT)
+        train(config, volumes, run, network.state_dict(), load_shapes(options.shapes))
+        (out / "done").touch()
+    arguments = ["run", "--cases", str(cases), "--results", str(options.out / "results"), "--name", f"{name}-{seed}"]
+    arguments += ["--weights", str(out / "weights.pt"), "--seconds-per-class", "3600"]
+    for drop in ([], ["--drop-boxes"]):
+        if evaluation([*arguments, *drop]):
+            raise CaseError(f"{out / 'weights.pt'}: the evaluation failed, see above")
 
 
 def table(out: Path) -> str:
-    """All variants that are done, as Markdown: means of modalities; a source that is left out beside the baseline.
-
-    Only cases that all of them (but those without a source) were evaluated on count.
-    """
-    scores = {name: out / name / "scores.csv" for name in VARIANTS if (out / name / "scores.csv").exists()}
-    whole = [_cases(path) for name, path in scores.items() if VARIANTS[name].without is None]
-    common = set.intersection(*whole) if whole else set()
+    """Returns all runs that are done, as Markdown: means over modalities of what is held out."""
     lines = [
-        "| changed | steps | minutes | DSC box | DSC Final | NSD Final | no box: DSC Final | NSD Final |",
-        "|---|---|---|---|---|---|---|---|",
+        "| changed | seed | boxes: DSC Final | NSD Final | worst tenth | harmful clicks "
+        "| no boxes: DSC Final | NSD Final | worst tenth | harmful clicks |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, path in scores.items():
-        variant = VARIANTS[name]
-        lines.append(_row(variant.what, path.parent, common if variant.without is None else _cases(path)))
-        if variant.without and "baseline" in scores:
-            lines.append(_row(f"{variant.without}, trained with it", out / "baseline", _cases(path)))
+    for name, (what, _) in VARIANTS.items():
+        for seed in SEEDS:
+            folder = out / "results" / f"{name}-{seed}"
+            results = ResultsFolder(folder).read_all() if folder.exists() else []
+            by_boxes = [[result for result in results if result.has_boxes is boxes] for boxes in (True, False)]
+            if all(by_boxes):
+                cells = " | ".join(_cells(group_figures(each)) for each in by_boxes)
+                lines.append(f"| {what} | {seed} | {cells} |")
     return "\n".join(lines) + "\n"
 
 
-def _cases(scores: Path) -> set[str]:
-    with scores.open(newline="") as file:
-        return {row["case"] for row in csv.DictReader(file)}
-
-
-def _row(what: str, folder: Path, cases: set[str]) -> str:
-    with (folder / "log.csv").open(newline="") as file:
-        last = list(csv.DictReader(file))[-1]
-    by_group: dict[tuple[str, str], list[tuple[float, ...]]] = {}
-    with (folder / "scores.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["case"] in cases:
-                scores = tuple(float(row[key]) for key in COLUMNS[3:])
-                by_group.setdefault((row["boxes"], row["modality"]), []).append(scores)
-    means = {
-        boxes: np.mean([np.mean(rows, axis=0) for (b, _), rows in by_group.items() if b == boxes], axis=0)
-        for boxes in ("True", "False")
-    }
-    figures = [*means["True"], *means["False"][1:]]
-    return (
-        f"| {what} | {last['step']} | {float(last['seconds']) / 60:.1f} | "
-        + " | ".join(f"{v:.3f}" for v in figures)
-        + " |"
-    )
+def _cells(figures: GroupFigures) -> str:
+    values = (figures.scores.dsc_final, figures.scores.nsd_final, figures.worst_tenth)
+    return " | ".join(f"{value:.3f}" for value in values) + f" | {figures.harmful_share:.1%}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the variants; errors of use end it with one line and exit code 1."""
-    parser = argparse.ArgumentParser(prog="python -m training.ablation", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_ablation", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of *.npz with imgs and gts")
+    parser.add_argument("--shapes", type=Path, required=True, help="folder of *.npz with gts only")
+    parser.add_argument("--init", type=Path, default=Path("weights/default.pt"), help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs, scores and TABLE.md")
-    parser.add_argument("--steps", type=int, default=350, help="of 4 samples each")
-    parser.add_argument("--cases", type=int, default=CASES_A_SOURCE, help="of each source to evaluate on, at most")
+    parser.add_argument("--samples", type=int, default=1600, help="of a run (default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=4e-4, help="(default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
     options = parser.parse_args(arguments)
+    cases = options.out / "held_out"
     try:
-        cases = held_out_cases(options.data, options.cases)
-        volumes = [volume for volume in load_volumes(options.data) if not held_out(volume.name)]
-    except (OSError, CaseError) as error:
+        held_out_cases(options.data, cases)
+        for seed in SEEDS:  # All with one seed first: a table that is cut short compares like with like.
+            for name in options.only:
+                run_variant(name, seed, options, cases)
+                with replacing(options.out / "TABLE.md") as unfinished:
+                    unfinished.write_text(table(options.out))
+    except (OSError, CaseError, checkpoint.CheckpointError, FolderInUseError, ResumeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{len(volumes)} volumes to train on, {len(cases)} cases to evaluate")
-    for name in options.only:
-        run_variant(name, volumes, cases, options.out, options.steps)
-        with replacing(options.out / "TABLE.md") as unfinished:
-            unfinished.write_text(table(options.out))
     print(table(options.out))
     return 0
 
