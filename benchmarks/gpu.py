@@ -30,7 +30,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from training.step import accumulate, update
 
 from benchmarks.rows import Unavailable, Value, measure
 from benchmarks.whole_run import ROOT, ball_case, write_repeated
@@ -42,6 +41,7 @@ from inference.network import FULL, IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet, Resi
 from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.loop import Run, begin, half_precision_pays
+from training.step import accumulate, update
 from training.stream import Step, Steps, stream
 
 CLICKS = 2

@@ -31,7 +31,8 @@ from inference.atomic import replacing
 from inference.case import Box, CaseError, ObjectPrompts, Voxel
 from inference.checkpoint import CheckpointError
 from inference.fusion import Fusion
-from inference.segmenter import ONE_FORWARD, TILES, Effort, Segmenter, load_segmenter
+from inference.refinement import ONE_FORWARD, TILES, RefinementConfig
+from inference.segmenter import Segmenter, load_segmenter
 
 UNSURE = 0.02
 """The truth is given as so far from 0 and 1, about as sure as a network is."""
@@ -50,21 +51,21 @@ class Row:
 
     Args:
         what: what it is called.
-        effort: what it spends on an object.
+        refinement: what it spends on an object.
         magnify: whether small objects are magnified.
         as_above: with boxes (True) or without (False) it is the row above it, whose scores are taken; None: neither.
     """
 
     what: str
-    effort: Effort
+    refinement: RefinementConfig
     magnify: bool = True
     as_above: bool | None = None
 
 
-GROWN = replace(ONE_FORWARD, larger_windows=Effort().larger_windows)
-REFOCUSED = replace(GROWN, refocus=True)
+GROWN = replace(ONE_FORWARD, zoom_outs=RefinementConfig().zoom_outs)
+REFOCUSED = replace(GROWN, recenter=True)
 PIECES = replace(REFOCUSED, pieces=True)
-FINER = replace(PIECES, finer=True)
+FINER = replace(PIECES, fine_pass=True)
 EDGES = replace(FINER, edges=True)
 INNER = replace(EDGES, inner_first=True)
 
@@ -77,7 +78,7 @@ ROWS = {
     "finer": Row("+ a finer look at objects larger than the patch", FINER),
     "edges": Row("+ borders that follow the image's edges", EDGES),
     "inner": Row("+ inner boxes first (boxes)", INNER, as_above=False),
-    "slices": Row("+ nothing outside of a box's slices (boxes; the default)", Effort(), as_above=False),
+    "slices": Row("+ nothing outside of a box's slices (boxes; the default)", RefinementConfig(), as_above=False),
     "tiles": Row("tiles along coarse borders instead of the last four", replace(PIECES, tiles=TILES)),
 }
 
@@ -85,7 +86,7 @@ ROWS = {
 def run_row(name: str, cases: list[EvaluationCase], segmenter: Segmenter, out: Path) -> None:
     """Evaluates a row's cases and writes their scores."""
     row = ROWS[name]
-    segmenter.effort = row.effort
+    segmenter.refinement = row.refinement
     contestant = unhurried(segmenter)
     lines: list[tuple] = []
     if row.as_above is not None:

@@ -20,9 +20,9 @@ from evaluation.metrics import score_segmentation
 from evaluation.modality import modality_of
 from inference.case import Box, Case
 from inference.deadline import Deadline
+from inference.placement import central_third
 from inference.proposals import WITHOUT_PROMPTS, intersection_over_union
 from inference.segmenter import Segmenter, label_extents, load_segmenter, segment_case
-from inference.window import central_third
 
 FOUND = 0.5
 """An object is found where a box has at least this intersection over union with its own."""
@@ -60,7 +60,7 @@ def scored(case: Case, truth: EvaluationCase, segmenter: Segmenter) -> list[floa
     """Return the means over the objects of the best box's overlap, of those found, of DSC and NSD."""
     boxes = [prompts.box or central_third(case.image.shape) for prompts in case.objects]
     best = [best_overlap(extent, boxes) for extent in label_extents(truth.truth).values()]
-    labels = segment_case(case, segmenter, Deadline(UNHURRIED), say=tqdm.write)
+    labels = segment_case(case, segmenter, Deadline(UNHURRIED), log=tqdm.write)
     result = score_segmentation(truth.truth, labels, truth.spacing)
     return [float(np.mean(best)), float(np.mean([overlap >= FOUND for overlap in best])), result.dsc, result.nsd]
 

@@ -15,6 +15,7 @@ from inference.__main__ import add_network_options
 from inference.case import Case
 from inference.checkpoint import CheckpointError
 from inference.deadline import Deadline
+from inference.predictor import DeviceError
 from inference.segmenter import load_segmenter, segment_case
 
 NO_HURRY = 24 * 3600.0
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         return _segment(options)
-    except (ConversionError, CheckpointError, OSError) as error:
+    except (ConversionError, CheckpointError, DeviceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -51,8 +52,8 @@ def _segment(options: argparse.Namespace) -> int:
         _case(options.image.name, source),
         segmenter,
         Deadline(NO_HURRY),
-        say=tqdm.write,
-        bar=lambda objects: tqdm(objects, desc="objects", unit="object"),
+        log=tqdm.write,
+        progress=lambda objects: tqdm(objects, desc="objects", unit="object"),
     )
     write_mask(options.output, labels, source.image)
     for item in source.objects:

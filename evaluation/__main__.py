@@ -5,6 +5,7 @@ import hashlib
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,18 @@ from tqdm import tqdm
 from evaluation import calibration
 from evaluation.baselines import BASELINES
 from evaluation.cases import list_cases
+from evaluation.console import group_table, old_results
 from evaluation.contestants import Command, Contestant, DockerImage, InProcess
+from evaluation.groups import by_group, group_titles
 from evaluation.merge import merge_results
 from evaluation.protocol import SECONDS_PER_CLASS, evaluate
-from evaluation.report import write_report
-from evaluation.results import RUNS, ResultsFolder
+from evaluation.results import RUNS, ResultsFolder, list_results
+from evaluation.summary import Measured
 from evaluation.table import write_csv
 from inference.case import Case, CaseError
 from inference.checkpoint import CheckpointError
 from inference.deadline import Deadline
+from inference.predictor import DeviceError
 from inference.segmenter import load_segmenter, segment_case
 
 
@@ -31,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.action(options)
-    except (CaseError, CheckpointError, OSError) as error:
+    except (CaseError, CheckpointError, DeviceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -43,8 +47,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
 
+    folders = {"type": Path, "required": True, "action": "extend", "nargs": "+", "metavar": "FOLDER"}
+
     run = actions.add_parser("run", help="evaluate one contestant on a folder of cases; goes on where it stopped")
-    run.add_argument("--cases", type=Path, required=True, help="folder of .npz cases (imgs, spacing, boxes, gts)")
+    run.add_argument(
+        "--cases",
+        **folders,
+        help="folder of .npz cases (imgs, spacing, boxes, gts); give several, and the table has a column for each",
+    )
     run.add_argument("--truths", type=Path, help="folder of .npz files with gts, if the cases do not hold them")
     run.add_argument("--results", type=Path, required=True, help="folder for the results of all contestants")
     run.add_argument("--name", type=_name, help="what the report calls the contestant")
@@ -69,7 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(action=_run)
 
     report = actions.add_parser("report", help="write the HTML page and the CSV tables of all contestants")
-    report.add_argument("--cases", type=Path, required=True, help="the folder of cases, for the pictures")
+    report.add_argument(
+        "--cases",
+        **folders,
+        help="the folder of cases, for the pictures; give several, such as sources seen in training and sources never"
+        " seen, and the figures of each stand side by side",
+    )
     report.add_argument("--truths", type=Path, help="as in run")
     report.add_argument("--results", type=Path, required=True, help="folder with the results")
     report.add_argument(
@@ -99,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     index, count = options.shard
-    paths = list_cases(options.cases)[index - 1 :: count]
+    titles = group_titles(options.cases)
+    paths = list_cases(*options.cases)[index - 1 :: count]
     contestant = _contestant(options)
     identity = contestant.identity | {"seconds per class": f"{options.seconds_per_class:g}"}
     results = ResultsFolder(options.results / contestant.name, identity)
@@ -112,11 +128,26 @@ def _run(options: argparse.Namespace) -> None:
         seconds_per_class=options.seconds_per_class,
     )
     write_csv(results)
+    found = tuple(result for result in results.read_all() if result.case in titles)
+    _print_figures([Measured(contestant.name, found)], titles)
 
 
 def _report(options: argparse.Namespace) -> None:
+    # Here, because only the page needs matplotlib and jinja2.
+    from evaluation.report import write_report
+
+    titles = group_titles(options.cases) if len(options.cases) > 1 else None
     page = write_report(options.results, options.cases, options.truths, options.focus)
+    found = [Measured(folder.name, tuple(folder.read_all())) for folder in list_results(options.results)]
+    _print_figures(found, titles)
     print(page)
+
+
+def _print_figures(contestants: Sequence[Measured], titles: Mapping[str, str] | None) -> None:
+    rows = by_group(contestants, titles)
+    print(group_table(rows) or "no case could be evaluated")
+    for line in old_results(rows):
+        print(line)
 
 
 def _calibrate(options: argparse.Namespace) -> None:
@@ -145,9 +176,9 @@ def _contestant(options: argparse.Namespace) -> Contestant:
 
     def segment(case: Case) -> NDArray[np.uint8]:
         seconds = options.seconds_per_class * len(case.objects) / RUNS
-        return segment_case(case, segmenter, Deadline(seconds), say=tqdm.write)
+        return segment_case(case, segmenter, Deadline(seconds), log=tqdm.write)
 
-    return InProcess(options.name or "segfm3d", {"weights": _checksum(options.weights)}, segment)
+    return InProcess(options.name or "segfm3d", {"weights": _checksum(options.weights)}, segment, segmenter)
 
 
 def _checksum(weights: Path) -> str:

@@ -5,11 +5,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
-from skimage.segmentation import random_walker
 
 from evaluation.simulated_user import Voxel
 from inference.case import Box, Case, ObjectPrompts
-from inference.window import central_third
+from inference.placement import central_third
 
 INSIDE, OUTSIDE = 1, 2
 """The random walker's names for its seeds."""
@@ -109,6 +108,9 @@ def _window(item: ObjectPrompts, shape: Voxel) -> Box:
 
 def _walk(case: Case, item: ObjectPrompts, window: Box) -> NDArray[np.float32]:
     """Return the probability of the object for each voxel of the window."""
+    # Here, because everything but this baseline works without scikit-image.
+    from skimage.segmentation import random_walker
+
     shape = np.array(window.size)
     factors = np.minimum(1.0, WALKER_EDGE / shape)
     image = zoom(case.image[window.slices].astype(np.float32), factors, order=1, grid_mode=True, mode="nearest")

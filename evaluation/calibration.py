@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from evaluation import figures
 from evaluation.cases import EvaluationCase, read_evaluation_case
 from evaluation.contestants import UNHURRIED
 from evaluation.modality import modality_of
@@ -85,6 +84,9 @@ def calibrate(segmenter: Segmenter, paths: Iterable[Path], results: ResultsFolde
     if not counts:
         raise CaseError(f"{results.path}: no run was made; expected cases with boxes, or --clicks above 0")
     calibration = summarize(counts)
+    # Here, because counting works without matplotlib.
+    from evaluation import figures
+
     write_atomically(results.path / SUMMARY_FILE, lambda stream: stream.write(_summary_json(calibration).encode()))
     write_atomically(
         results.path / PICTURE_FILE,
@@ -116,7 +118,7 @@ def count_case(case: EvaluationCase, segmenter: Segmenter, clicks: int) -> list[
         fusion = _CountingFusion(case.truth)
         shown = Case(case.name, case.image, case.spacing, objects, current if run else None)
         failures = segmenter.failures
-        current = segment_case(shown, segmenter, Deadline(UNHURRIED), say=tqdm.write, fusion=fusion)
+        current = segment_case(shown, segmenter, Deadline(UNHURRIED), log=tqdm.write, fusion=fusion)
         if segmenter.failures > failures:
             raise CaseError(f"{case.name}: the network failed (see above); expected weights that answer every object")
         counts += [

@@ -51,18 +51,26 @@ class EvaluationCase:
         return len(object_labels(self.truth))
 
 
-def list_cases(folder: Path) -> list[Path]:
-    """Return the case files of a folder in the order of their names.
+def list_cases(*folders: Path) -> list[Path]:
+    """Return the case files of folders, one folder after the other, each in the order of their names.
 
     Raises:
-        CaseError: the folder is missing or holds no `.npz` file.
+        CaseError: a folder is missing or holds no `.npz` file, or two hold a file of the same name.
     """
-    if not folder.is_dir():
-        raise CaseError(f"{folder}: no such folder; expected a folder of .npz cases")
-    paths = sorted(folder.glob("*.npz"))
-    if not paths:
-        raise CaseError(f"{folder}: no .npz file in it; expected a folder of .npz cases")
-    return paths
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise CaseError(f"{folder}: no such folder; expected a folder of .npz cases")
+        paths = sorted(folder.glob("*.npz"))
+        if not paths:
+            raise CaseError(f"{folder}: no .npz file in it; expected a folder of .npz cases")
+        for path in paths:
+            if path.name in found:
+                raise CaseError(
+                    f"{path}: {found[path.name]} has the same name; expected each name once: results are kept by it"
+                )
+            found[path.name] = path
+    return list(found.values())
 
 
 def read_evaluation_case(path: Path, truths: Path | None = None) -> EvaluationCase:

@@ -35,9 +35,12 @@ class Contestant(Protocol):
     identity: dict[str, str]
     """What it is, such as a command or a checksum of weights: results of different identities are not mixed."""
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> None:
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
         """Segment `inputs/case_name` into `outputs/case_name`, or be stopped after `patience` seconds (as far as it can
         be).
+
+        Returns:
+            how many objects the network failed on, so that something else was written for them; 0 if it cannot tell.
 
         Raises:
             ContestantError: the run failed. An older output may still lie there; the organizers would take it.
@@ -49,25 +52,38 @@ class InProcess:
     """A function of this process: the segmenter without a container around it, or a baseline.
 
     Its running times leave out what a container adds: start, imports and loading weights.
+
+    Args:
+        segment: returns the (D, H, W) label map of a case.
+        segmenter: what `segment` runs, if it is one: it knows on how many objects its network failed.
     """
 
     name: str
     identity: dict[str, str]
     segment: Callable[[Case], NDArray[np.uint8]]
+    segmenter: Segmenter | None = None
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> None:
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
+        before = self._failures
         try:
             write_segmentation(outputs / case_name, self.segment(read_case(inputs / case_name)))
         except Exception as error:  # Whatever a contestant does wrong is its own failure, not the evaluation's.
             raise ContestantError(f"{type(error).__name__}: {_one_line(str(error))}") from error
+        return self._failures - before
+
+    @property
+    def _failures(self) -> int:
+        return 0 if self.segmenter is None else self.segmenter.failures
 
 
 def unhurried(segmenter: Segmenter) -> InProcess:
     """A segmenter in this process that has all the time it wants, and so need not measure what a forward costs."""
-    segmenter.seconds.setdefault(segmenter.config.patch, 0.0)
-    return InProcess(
-        "unhurried", {}, lambda case: segment_case(case, segmenter, Deadline(UNHURRIED), say=lambda line: None)
-    )
+    segmenter.predictor.seconds.setdefault(segmenter.config.patch, 0.0)
+
+    def segment(case: Case) -> NDArray[np.uint8]:
+        return segment_case(case, segmenter, Deadline(UNHURRIED), log=lambda line: None)
+
+    return InProcess("unhurried", {}, segment, segmenter)
 
 
 @dataclass(frozen=True)
@@ -81,9 +97,10 @@ class Command:
     def identity(self) -> dict[str, str]:
         return {"command": self.command}
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> None:
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
         words = [word.format(inputs=inputs, outputs=outputs) for word in shlex.split(self.command)]
         _run(words, patience)
+        return 0
 
 
 @dataclass(frozen=True)
@@ -109,13 +126,14 @@ class DockerImage:
         options = [*gpu, "-m", DOCKER_MEMORY, "--name", self._container, "--rm", *volumes]
         return ["docker", "container", "run", *options, self.image, "/bin/bash", "-c", "sh predict.sh"]
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> None:
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
         try:
             _run(self.command(inputs, outputs), patience)
         except ContestantError:
             # Stopping the client does not stop the container, and the next run needs its name.
             subprocess.run(["docker", "container", "rm", "--force", self._container], capture_output=True, check=False)
             raise
+        return 0
 
 
 def _run(words: list[str], patience: float) -> None:

@@ -1,6 +1,8 @@
 """The report's diagrams, as SVG: curves over the runs, distributions of the final scores, times, reliability."""
 
+import colorsys
 import io
+import zlib
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -13,8 +15,14 @@ from evaluation.reliability import Calibration
 from evaluation.results import RUNS, CaseResult
 from evaluation.summary import ALL, MODALITY_ORDER, Measured
 
-COLOURS = ("#0b62a4", "#d97706", "#5b7f7a", "#a63d6f", "#7a6cc4", "#8a5a2b", "#4d4d4d")
-"""One a contestant, in the order of the report; distinguishable with the common colour vision deficiencies."""
+COLOURS = {
+    "segfm3d": "#0b62a4",
+    "ellipsoid": "#d97706",
+    "random-walker": "#5b7f7a",
+    "image": "#a63d6f",
+    "command": "#7a6cc4",
+}
+"""Of the names that contestants have by default; distinguishable with the common colour vision deficiencies."""
 
 INK, FAINT, RULE = "#1d2733", "#66717d", "#d5dbe1"
 
@@ -47,9 +55,13 @@ POINT_SPREAD = 0.22
 """Half the width over which the points of one column are spread, so that they do not hide each other."""
 
 
-def colour_of(index: int) -> str:
-    """Return the colour of the contestant at this place of the report."""
-    return COLOURS[index % len(COLOURS)]
+def colour_of(name: str) -> str:
+    """Return the colour of a contestant: always the same for a name, whatever others are in the report."""
+    if name in COLOURS:
+        return COLOURS[name]
+    seed = zlib.crc32(name.encode())
+    hue, lightness = seed % 360 / 360, (0.32, 0.42, 0.52)[seed // 360 % 3]
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, lightness, 0.6))
 
 
 def curves(contestants: Sequence[Measured]) -> str:
@@ -64,9 +76,9 @@ def curves(contestants: Sequence[Measured]) -> str:
         for column, modality in enumerate(modalities):
             for row, score in enumerate(("dsc", "nsd")):
                 axis = axes[row][column]
-                for index, contestant in enumerate(contestants):
+                for contestant in contestants:
                     for boxes, line in ((True, "-"), (False, (0, (3, 2)))):
-                        _curve(axis, _of(contestant, modality, boxes), score, colour_of(index), line)
+                        _curve(axis, _of(contestant, modality, boxes), score, colour_of(contestant.name), line)
                 axis.set(ylim=(0, 1.02), xlim=(-0.3, RUNS - 0.7), xticks=range(RUNS), xticklabels=RUN_LABELS)
                 axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1f}"))
                 if row == 0:
@@ -96,7 +108,7 @@ def distributions(contestants: Sequence[Measured]) -> str:
                 for index, contestant in enumerate(contestants):
                     centre = place + (index - (len(contestants) - 1) / 2) * width
                     results = [item for item in contestant.usable if item.modality == modality]
-                    _column(axis, centre, width, results, score, colour_of(index))
+                    _column(axis, centre, width, results, score, colour_of(contestant.name))
                 if place:
                     axis.axvline(place - 0.5, color=RULE, linewidth=0.8)
             axis.set(ylim=(-0.04, 1.04), xlim=(-0.5, len(modalities) - 0.5), xticks=range(len(modalities)))
@@ -117,9 +129,9 @@ def running_times(contestants: Sequence[Measured]) -> str:
         axis = axes[0][0]
         spread = np.random.default_rng(0)
         used = [_time_used(contestant) for contestant in contestants]
-        for index, times in enumerate(used):
+        for index, (contestant, times) in enumerate(zip(contestants, used, strict=True)):
             heights = index + spread.uniform(-POINT_SPREAD, POINT_SPREAD, len(times))
-            axis.scatter(times, heights, s=18, color=colour_of(index), alpha=0.7, linewidths=0)
+            axis.scatter(times, heights, s=18, color=colour_of(contestant.name), alpha=0.7, linewidths=0)
         lowest = min([time for times in used for time in times if time > 0], default=0.01)
         highest = max([time for times in used for time in times], default=1.0)
         axis.axvline(1, color="#b3261e", linewidth=1.4)
@@ -133,31 +145,30 @@ def running_times(contestants: Sequence[Measured]) -> str:
         return _svg(figure)
 
 
-def reliability(calibrations: Mapping[str, Calibration], colours: Mapping[str, str]) -> str:
+def reliability(calibrations: Mapping[str, Calibration]) -> str:
     """Draw how many voxels belong to the object beside how probable that was called: a panel a modality.
 
     Solid as predicted, dashed at the temperature that suits all cases best.
 
     Args:
         calibrations: by contestant.
-        colours: of the contestants.
 
     Returns:
         An SVG document.
     """
     with matplotlib.rc_context(STYLE):
-        return _svg(_reliability(calibrations, colours))
+        return _svg(_reliability(calibrations))
 
 
 def reliability_picture(contestant: str, calibration: Calibration) -> bytes:
     """Draw the same of one contestant, as the content of a PNG file."""
     content = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        _reliability({contestant: calibration}, {contestant: colour_of(0)}).savefig(content, format="png", dpi=150)
+        _reliability({contestant: calibration}).savefig(content, format="png", dpi=150)
     return content.getvalue()
 
 
-def _reliability(calibrations: Mapping[str, Calibration], colours: Mapping[str, str]) -> Figure:
+def _reliability(calibrations: Mapping[str, Calibration]) -> Figure:
     present = {title for calibration in calibrations.values() for title in calibration.groups}
     titles = [title for title in (ALL, *MODALITY_ORDER) if title in present]
     figure, axes = _grid(1, len(titles), width=2.25, height=2.6)
@@ -167,11 +178,12 @@ def _reliability(calibrations: Mapping[str, Calibration], colours: Mapping[str, 
         for place, (name, calibration) in enumerate(calibrations.items()):
             if title in calibration.groups:
                 histogram = calibration.groups[title]
+                colour = colour_of(name)
                 as_is, at_best = histogram.curve(), histogram.curve(calibration.temperature)
-                axis.plot(as_is.predicted, as_is.observed, color=colours[name], marker="o", markersize=3)
-                axis.plot(at_best.predicted, at_best.observed, color=colours[name], linestyle=(0, (3, 2)))
+                axis.plot(as_is.predicted, as_is.observed, color=colour, marker="o", markersize=3)
+                axis.plot(at_best.predicted, at_best.observed, color=colour, linestyle=(0, (3, 2)))
                 errors = [f"{curve.expected_calibration_error:.3f}" for curve in (as_is, at_best)]
-                axis.text(0.04, 0.92 - 0.08 * place, "ECE " + " → ".join(errors), fontsize=7.5, color=colours[name])
+                axis.text(0.04, 0.92 - 0.08 * place, "ECE " + " → ".join(errors), fontsize=7.5, color=colour)
     axes[0][0].set_ylabel("part that is the object")
     return figure
 

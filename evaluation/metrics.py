@@ -7,8 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 
-from evaluation.surface import surface_dice
-
 NSD_TOLERANCE_MM = 2.0
 
 NSD_MINIMUM_DSC = 0.2
@@ -20,10 +18,17 @@ CLICK_RUNS = 5
 
 @dataclass(frozen=True)
 class StepScores:
-    """The scores of one label map: means over the objects, each in [0, 1]."""
+    """The scores of one label map, each in [0, 1].
+
+    Args:
+        dsc: mean over the objects.
+        nsd: mean over the objects.
+        object_dsc: DSC of each object, in the order of the labels.
+    """
 
     dsc: float
     nsd: float
+    object_dsc: tuple[float, ...]
 
 
 def score_segmentation(
@@ -42,10 +47,15 @@ def score_segmentation(
     if truth.shape != segmentation.shape:
         raise ValueError(f"segmentation: shape {segmentation.shape} differs from the truth's {truth.shape}")
     pairs = [(truth == label, segmentation == label) for label in object_labels(truth)]
-    dsc = float(np.mean([dice(true, predicted) for true, predicted in pairs]))
+    object_dsc = tuple(dice(true, predicted) for true, predicted in pairs)
+    dsc = float(np.mean(object_dsc))
     if dsc <= NSD_MINIMUM_DSC:
-        return StepScores(dsc=dsc, nsd=0.0)
-    return StepScores(dsc=dsc, nsd=float(np.mean([surface_dice(*pair, spacing, NSD_TOLERANCE_MM) for pair in pairs])))
+        return StepScores(dsc, 0.0, object_dsc)
+    # Here, because commands that score nothing should not need the package for it.
+    from evaluation.surface import surface_dice
+
+    nsd = float(np.mean([surface_dice(*pair, spacing, NSD_TOLERANCE_MM) for pair in pairs]))
+    return StepScores(dsc, nsd, object_dsc)
 
 
 def object_labels(truth: NDArray[np.integer]) -> list[int]:

@@ -117,18 +117,20 @@ def evaluate_case(
                 for earlier, click in zip(clicks, new_clicks, strict=True):
                     earlier.append(click)
             write_step_input(inputs / case.name, case, clicks, current if with_clicks else None)
-            seconds, note = _timed_run(contestant, inputs, outputs, case.name, PATIENCE * limit)
+            seconds, note, failed = _timed_run(contestant, inputs, outputs, case.name, PATIENCE * limit)
             try:
                 written = _read_output(output, case) if output.exists() else None
             except OutputError as error:
-                steps.append(StepResult(seconds, 0.0, 0.0, tuple(new_clicks), note))
+                steps.append(StepResult(seconds, 0.0, 0.0, tuple(new_clicks), note, failed_objects=failed))
                 failure = f"{error} (the organizers would stop the team's evaluation here); the case counts 0"
                 break
             segmentation = np.zeros(case.truth.shape, np.uint8) if written is None else written
             scores = score_segmentation(case.truth, segmentation, case.spacing)
             current = segmentation.astype(np.uint8)
             segmentations.append(current)
-            steps.append(StepResult(seconds, scores.dsc, scores.nsd, tuple(new_clicks), note))
+            steps.append(
+                StepResult(seconds, scores.dsc, scores.nsd, tuple(new_clicks), note, scores.object_dsc, failed)
+            )
         else:
             if not output.exists():
                 failure = (
@@ -151,19 +153,19 @@ def _workspace(folder: Path) -> tuple[Path, Path]:
 
 def _timed_run(
     contestant: Contestant, inputs: Path, outputs: Path, case_name: str, patience: float
-) -> tuple[float, str]:
-    """Return the seconds that a run took, and what went wrong in it."""
+) -> tuple[float, str, int]:
+    """Return the seconds that a run took, what went wrong in it, and how many objects the network failed on."""
     before = _stamp(outputs / case_name)
     start = time.perf_counter()
+    notes, failed = [], 0
     try:
-        contestant.run(inputs, outputs, case_name, patience)
-        notes = []
+        failed = contestant.run(inputs, outputs, case_name, patience)
     except ContestantError as error:
-        notes = [str(error)]
+        notes.append(str(error))
     seconds = time.perf_counter() - start
     if _stamp(outputs / case_name) == before:
         notes.append("nothing written, the previous output stands" if before else "nothing written, taken as empty")
-    return seconds, ", ".join(notes)
+    return seconds, ", ".join(notes), failed
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

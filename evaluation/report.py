@@ -12,6 +12,8 @@ from evaluation import figures
 from evaluation.baselines import BASELINES
 from evaluation.calibration import read_calibration
 from evaluation.cases import read_evaluation_case, without_boxes
+from evaluation.console import FIGURES, old_results
+from evaluation.groups import HARM, by_group, group_titles
 from evaluation.metrics import NSD_MINIMUM_DSC, NSD_TOLERANCE_MM
 from evaluation.pictures import BACKGROUND_CLICK, FOREGROUND_CLICK, draw_case
 from evaluation.results import CaseResult, ResultsFolder, list_results, write_atomically
@@ -33,12 +35,12 @@ class Picture:
     failure: str = ""
 
 
-def write_report(results: Path, cases: Path, truths: Path | None = None, focus: str | None = None) -> Path:
+def write_report(results: Path, cases: Sequence[Path], truths: Path | None = None, focus: str | None = None) -> Path:
     """Write the page of all contestants in a results folder, and their tables.
 
     Args:
         results: the results folder.
-        cases: the folder of cases, from which the pictures are drawn.
+        cases: the folders of cases, from which the pictures are drawn; the figures of several stand side by side.
         truths: the folder of ground truths, if the cases do not hold them.
         focus: the contestant that comes first and whose cases are pictured; by default the first that is no baseline.
 
@@ -46,13 +48,15 @@ def write_report(results: Path, cases: Path, truths: Path | None = None, focus: 
         The page's path.
 
     Raises:
-        CaseError: there are no results, or none of the contestant in focus.
+        CaseError: there are no results, or none of the contestant in focus; or one of several folders is missing or
+            empty, or two hold a case of the same name.
     """
+    titles = group_titles(cases) if len(cases) > 1 else None
     folders = _ordered(list_results(results), focus)
     for folder in folders:
         write_csv(folder)
     contestants = [Measured(folder.name, tuple(folder.read_all())) for folder in folders]
-    colours = {item.name: figures.colour_of(index) for index, item in enumerate(contestants)}
+    rows = by_group(contestants, titles)
     measured = {folder.name: read_calibration(folder.path) for folder in folders}
     calibrations = {name: calibration for name, calibration in measured.items() if calibration is not None}
     page = (
@@ -63,18 +67,23 @@ def write_report(results: Path, cases: Path, truths: Path | None = None, focus: 
             contestants=contestants,
             identities={folder.name: folder.identity for folder in folders},
             focus=contestants[0],
-            colours=colours,
+            colours={item.name: figures.colour_of(item.name) for item in contestants},
+            group_rows=rows,
+            shown=FIGURES,
+            groups=list(rows[0].figures) if rows else [],
+            old_results=old_results(rows),
             table_3=by_modality(contestants),
             table_4=by_boxes(contestants),
             curves=_source("svg+xml", figures.curves(contestants).encode()),
             distributions=_source("svg+xml", figures.distributions(contestants).encode()),
             running_times=_source("svg+xml", figures.running_times(contestants).encode()),
             calibrations=calibrations,
-            reliability=_source("svg+xml", figures.reliability(calibrations, colours).encode()) if calibrations else "",
+            reliability=_source("svg+xml", figures.reliability(calibrations).encode()) if calibrations else "",
             pictures=_pictures(folders[0], contestants[0], cases, truths),
             remarkable=[(item.name, result) for item in contestants for result in item.results if result.remark],
             rows=[(item.name, result, csv_row(result)) for item in contestants for result in item.results],
             click_colours=(FOREGROUND_CLICK, BACKGROUND_CLICK),
+            harm=HARM,
             tolerance=NSD_TOLERANCE_MM,
             minimum_dsc=NSD_MINIMUM_DSC,
         )
@@ -98,13 +107,14 @@ def _ordered(folders: list[ResultsFolder], focus: str | None) -> list[ResultsFol
     return sorted(folders, key=lambda folder: (folder.name != focus, folder.name in BASELINES, folder.name))
 
 
-def _pictures(folder: ResultsFolder, contestant: Measured, cases: Path, truths: Path | None) -> list[Picture]:
+def _pictures(folder: ResultsFolder, contestant: Measured, cases: Sequence[Path], truths: Path | None) -> list[Picture]:
     shown = [result for result in contestant.as_provided or contestant.usable if folder.has_segmentations(result)]
     pictures = []
     for modality in MODALITY_ORDER:
         for rank, result in best_and_worst([item for item in shown if item.modality == modality]):
             try:
-                case = read_evaluation_case(cases / result.case, truths)
+                path = next((each / result.case for each in cases if (each / result.case).exists()), None)
+                case = read_evaluation_case(path or cases[0] / result.case, truths)
                 drawn = draw_case(
                     case if result.has_boxes else without_boxes(case), result, folder.read_segmentations(result)
                 )

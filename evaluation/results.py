@@ -42,6 +42,9 @@ class StepResult:
         clicks: for each object the click that was new in this run, `None` where there was no error; empty in the run
             with boxes alone.
         note: what went wrong in it, else empty.
+        object_dsc: DSC of each object in the order of the labels; empty if the run left nothing to score, or if the
+            result was written before this was kept.
+        failed_objects: how many objects the network failed on, where the contestant tells.
     """
 
     seconds: float
@@ -49,6 +52,8 @@ class StepResult:
     nsd: float
     clicks: tuple[PlacedClick | None, ...] = ()
     note: str = ""
+    object_dsc: tuple[float, ...] = ()
+    failed_objects: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,16 @@ class CaseResult:
         return Scores(area_under_curve(self.dsc), area_under_curve(self.nsd), self.dsc[-1], self.nsd[-1])
 
     @property
+    def failed_objects(self) -> int:
+        """How many objects the network failed on, over all runs, where the contestant tells."""
+        return sum(step.failed_objects for step in self.steps)
+
+    @property
+    def lacks_objects(self) -> bool:
+        """Whether the result does not say how good each object was: it was written before that was kept."""
+        return self.scorable and not self.failure and not all(step.object_dsc for step in self.steps)
+
+    @property
     def counts_zero(self) -> bool:
         return self.over_time or bool(self.failure)
 
@@ -122,12 +137,16 @@ class CaseResult:
         notes = [self.failure] if self.failure else []
         runs_by_note: dict[str, list[str]] = {}
         for run, step in enumerate(self.steps, 1 if self.has_boxes else 2):
-            if step.note:
-                runs_by_note.setdefault(step.note, []).append(str(run))
+            for note in (step.note, self._failed_note(step)):
+                if note:
+                    runs_by_note.setdefault(note, []).append(str(run))
         notes += [f"run{'s' if len(runs) > 1 else ''} {', '.join(runs)}: {note}" for note, runs in runs_by_note.items()]
         if self.over_time:
             notes.append(f"over time ({self.total_seconds:.0f} s of {self.limit_seconds:.0f} s)")
         return "; ".join(notes)
+
+    def _failed_note(self, step: StepResult) -> str:
+        return f"the network failed on {step.failed_objects} of {self.classes} objects" if step.failed_objects else ""
 
     def _six(self, values: list[float]) -> tuple[float, ...]:
         """Put a run's values in their places: a case without boxes begins with the second run."""
@@ -223,7 +242,13 @@ def _case_result(file: Path) -> CaseResult:
     try:
         fields = json.loads(file.read_text())
         steps = tuple(
-            StepResult(**step | {"clicks": tuple(click and (tuple(click[0]), click[1]) for click in step["clicks"])})
+            StepResult(
+                **step
+                | {
+                    "clicks": tuple(click and (tuple(click[0]), click[1]) for click in step["clicks"]),
+                    "object_dsc": tuple(step.get("object_dsc", ())),
+                }
+            )
             for step in fields.pop("steps")
         )
         return CaseResult(steps=steps, **fields)

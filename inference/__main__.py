@@ -22,6 +22,7 @@ from inference.atomic import remove_unfinished
 from inference.case import Case, CaseError, read_case, write_segmentation
 from inference.checkpoint import CheckpointError
 from inference.deadline import Deadline, Watchdog, process_age
+from inference.predictor import DeviceError
 from inference.proposals import WITHOUT_PROMPTS
 from inference.segmenter import Segmenter, load_segmenter, segment_case
 
@@ -120,10 +121,10 @@ def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, spent: float) -> 
     segmenter = None
     try:
         segmenter = load_segmenter(chosen.weights, chosen.device)
-        _say(f"weights {chosen.weights.name}, patch {segmenter.config.patch}, on {segmenter.device}")
-    except Exception as error:  # A device that is not there, or weights broken in a way that torch does not foresee.
+        _say(f"weights {chosen.weights.name}, patch {segmenter.config.patch}, on {segmenter.predictor.device}")
+    except Exception as error:  # Weights may be broken in a way that torch does not foresee.
         reason = str(error)
-        if not isinstance(error, CheckpointError):
+        if not isinstance(error, (CheckpointError, DeviceError)):
             reason = f"{chosen.weights} on {chosen.device}: {type(error).__name__}: {' '.join(reason.split())[:200]}"
         failures += _fail(f"{reason}; without weights only previous masks and the boxes' ellipsoids are written")
     for number, path in enumerate(paths):
@@ -176,12 +177,12 @@ def _run(path: Path, chosen: argparse.Namespace, segmenter: Segmenter | None, wa
     deadline = Deadline(budget, spent=spent + time.monotonic() - began)
     fine = True
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         _say(f"{path.name}: {line}")
 
     try:
-        completed = WITHOUT_PROMPTS[chosen.without_prompts](case, say)
-        segmentation = segment_case(completed, segmenter, deadline, watchdog, say)
+        completed = WITHOUT_PROMPTS[chosen.without_prompts](case, log)
+        segmentation = segment_case(completed, segmenter, deadline, watchdog, log)
     except Exception as error:  # A valid output matters more than any one failure, which is shown whole.
         _show_traceback()
         fine = not _fail(f"{case.name}: {type(error).__name__}: {error}; writing what needs no network")

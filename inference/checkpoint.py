@@ -143,21 +143,28 @@ def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not weights of this project; expected a file with format {FORMAT!r}")
     try:
-        config = content["config"]
-        network = NetworkConfig(tuple(config["network"]["features"]), tuple(config["network"]["blocks"]))
-        model = ModelConfig(
-            network,
-            tuple(config["patch"]),
-            PromptStyle(**config["style"]),
-            bool(config["keep_proportions"]),
-            # Files from before these were known have neither.
-            float(config.get("temperature", 1.0)),
-            int(config.get("finer", 1)),
-        )
+        model = model_from(content["config"])
         state = dict(content["state"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: the configuration is not usable ({error!r}); expected {FORMAT!r}'s") from error
     return model, state
+
+
+def model_from(config: dict) -> ModelConfig:
+    """The configuration that ``dataclasses.asdict`` made a dictionary of.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    return ModelConfig(
+        NetworkConfig(tuple(config["network"]["features"]), tuple(config["network"]["blocks"])),
+        tuple(config["patch"]),
+        PromptStyle(**config["style"]),
+        bool(config["keep_proportions"]),
+        # Files from before these were known have neither.
+        float(config.get("temperature", 1.0)),
+        int(config.get("finer", 1)),
+    )
 
 
 def _torch_load(path: Path) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,11 +30,11 @@ class NormalizedImage:
     offset: float
 
     @classmethod
-    def of(cls, image: np.ndarray, device: torch.device | str = "cpu") -> NormalizedImage:
+    def of(cls, image: np.ndarray) -> NormalizedImage:
         """Measures an image (D, H, W) of finite real numbers. A constant or an empty one normalizes to zeros."""
         values = _torch_readable(image)
         support = nonzero_box(values)
-        volume = torch.from_numpy(np.ascontiguousarray(values)).to(device)
+        volume = torch.from_numpy(np.ascontiguousarray(values))
         if support is None:
             return cls(volume, None, 0.0, 0.0)
         mean, deviation = _mean_and_deviation(values[support.slices])
@@ -43,6 +43,10 @@ class NormalizedImage:
         if deviation <= max(1e-6 * abs(mean), 1e-30):
             return cls(volume, support, 0.0, 0.0)
         return cls(volume, support, 1 / deviation, -mean / deviation)
+
+    def to(self, device: torch.device) -> NormalizedImage:
+        """The same image on a device."""
+        return replace(self, volume=self.volume.to(device))
 
     def crop(self, window: Window) -> Tensor:
         """The normalized image in a window, float32 of the patch's shape; 0 where there is no image."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from inference.case import Box, Case, ObjectPrompts, Voxel
-from inference.window import central_third
+from inference.placement import central_third
 
 EDGE = 96
 """Regions are sought in every n-th voxel, so that no axis has more than this."""

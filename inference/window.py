@@ -10,13 +10,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.functional import avg_pool3d, max_pool3d
 
-from inference.case import Box, ObjectPrompts, Voxel
+from inference.case import Box, Voxel
 
 MARGIN = 1 / 3
 """Context around the box, as a share of the patch (equation 11)."""
@@ -24,25 +22,6 @@ MARGIN = 1 / 3
 LEAST_ZOOM = 0.5
 """Voxels of the image a voxel of the patch, at least, where an object is small."""
 
-TOUCH = 0.002
-"""An object touches a window's border if it covers more than this share of it."""
-
-GROWTH = 1 / 4
-"""A window grows by that share of itself on a side that an object reaches out of. More would make all that is seen much
-smaller, for the sake of an object that may end just behind the border."""
-
-LARGE = 1.25
-"""An axis of a window with more voxels of the image a voxel of the patch than this is worth refining."""
-
-LEAST_WORTH = 0.02
-"""A tile that would hold less than this share of a border's uncertainty is not worth its time: it would be one of so
-many that only a patchwork could be done, as with what is scattered over a whole image."""
-
-UNCLEAR = 0.2
-"""Above this, on a scale where 1 is a border or p = 1/2, a voxel is one that tiles may change."""
-
-CLOSER = 0.6
-"""A closer look at a place shows so much of each axis of the window."""
 
 SEAM = 1 / 8
 """Share of a tile's edge, on either side, over which it fades into what lies around it."""
@@ -266,214 +245,9 @@ class Window:
             yield Box(lower, upper), slab.view(last - first, height, width)
 
 
-def grown(window: Window, log_odds: Tensor, shape: Voxel, keep_proportions: bool) -> Window | None:
-    """A larger window, for an object that reaches out of this one.
-
-    It grows by a quarter on each side where the object touches the window's border and the image goes on behind it.
-
-    Args:
-        window: where the network has looked.
-        log_odds: what it said there, of the patch's shape.
-        shape: (D, H, W) of the image.
-        keep_proportions: as in :meth:`Window.around`.
-
-    Returns:
-        None if the object touches no such border.
-    """
-    inside = log_odds > 0
-    start, size = list(window.start), list(window.size)
-    for axis in range(3):
-        along = inside.movedim(axis, 0).flatten(1)
-        least = max(along.shape[1] * TOUCH, 1)
-        room = max(int(size[axis] * GROWTH), 1)
-        before = int(along[0].sum()) >= least and window.start[axis] > 0
-        after = int(along[-1].sum()) >= least and window.start[axis] + window.size[axis] < shape[axis]
-        start[axis] -= room * before
-        size[axis] += room * (before + after)
-    if tuple(size) == window.size:
-        return None
-    if keep_proportions:
-        zoom = max(n / p for n, p in zip(size, window.patch))
-        larger = [math.ceil(zoom * p - 1e-9) for p in window.patch]
-        start = [s - (wide - n) // 2 for s, n, wide in zip(start, size, larger)]
-        size = larger
-    return Window(tuple(start), tuple(size), window.patch)
-
-
-def blended(
-    around: Window,
-    log_odds: Tensor,
-    tiles: list[tuple[Window, Tensor]],
-    pieces: list[tuple[Window, Tensor]],
-    wanted: Box,
-    pasted: Iterator[tuple[Box, Tensor]] | None = None,
-) -> Iterator[tuple[Box, Tensor]]:
-    """A window's log-odds in the image, with tiles blended in, each over those before it, and pieces added.
-
-    A tile counts near the border that it was cut for. Further inside and outside, the window has the wider view.
-
-    Args:
-        around: the window.
-        log_odds: what was said there, of the patch's shape.
-        tiles: windows inside it, and their patches' log-odds.
-        pieces: windows anywhere, and their patches' log-odds; the greater of both is taken.
-        wanted: the part of the image.
-        pasted: the window's log-odds in the image, which are changed in place; as :meth:`Window.paste` makes them by
-            default.
-
-    Yields:
-        as :meth:`Window.paste`.
-    """
-    near = _near_border(log_odds) if tiles else None
-    for where, values in around.paste(log_odds, wanted) if pasted is None else pasted:
-        for window, patch in tiles:
-            if (part := where.intersection(window.box)) is not None:
-                here = values[part.slices_in(where)]
-                weight = window.weight(part, around) * around.sample(near, part)
-                here.lerp_(window.sample(patch, part), weight)
-        for window, patch in pieces:
-            if (part := where.intersection(window.box)) is not None:
-                here = values[part.slices_in(where)]
-                torch.maximum(here, window.sample(patch, part), out=here)
-        yield where, values
-
-
-def tiles(window: Window, log_odds: Tensor, shape: Voxel) -> Iterator[Window]:
-    """Windows of native resolution along an object's border, the longest and least certain parts of it first.
-
-    An axis along which the window has about native resolution is not divided.
-
-    Args:
-        window: where the network has looked.
-        log_odds: what it said there, of the patch's shape.
-        shape: (D, H, W) of the image.
-    """
-    large = [n > LARGE * p for n, p in zip(window.size, window.patch)]
-    inside = window.box.clipped(shape)
-    if inside is None or not any(large):
-        return
-    size = tuple(p if wide else n for wide, n, p in zip(large, window.size, window.patch))
-    worth = _uncertainty(log_odds).cpu()
-    # A tile's heart, without its seams, in voxels of the patch.
-    heart = tuple(
-        max(round(t * (1 - 2 * SEAM) * p / n), 1) if wide else p
-        for wide, t, n, p in zip(large, size, window.size, window.patch)
-    )
-    least = worth.sum() * LEAST_WORTH
-    while True:
-        sums = _sums(worth, heart)
-        if float(sums.max()) <= least:
-            return
-        corner = np.unravel_index(int(sums.argmax()), sums.shape)
-        worth[tuple(slice(c, c + h) for c, h in zip(corner, heart))] = 0
-        start = []
-        for axis in range(3):
-            if not large[axis]:
-                start.append(window.start[axis])
-                continue
-            middle = window.start[axis] + (corner[axis] + heart[axis] / 2) * window.size[axis] / window.patch[axis]
-            # Not beyond the image, nor beyond the window, for as far as there is room.
-            latest = min(inside.upper[axis], window.box.upper[axis]) + 1 - size[axis]
-            start.append(max(min(round(middle - size[axis] / 2), latest), inside.lower[axis]))
-        yield Window(tuple(start), size, window.patch)
-
-
-def _sums(values: Tensor, block: Voxel) -> Tensor:
-    """(D, H, W) -> the sum over every block of that size inside it, an axis at a time."""
-    for axis, length in enumerate(block):
-        # In double precision: what is summed up from the edge and subtracted again may be large.
-        total = functional.pad(values.double().movedim(axis, -1).cumsum(-1), (1, 0))
-        values = (total[..., length:] - total[..., :-length]).movedim(-1, axis)
-    return values.float()
-
-
-def closer(window: Window, position: Voxel) -> Window:
-    """A window around a position, at native resolution, or nearer where the given window has that already."""
-    size = tuple(p if n > LARGE * p else max(round(n * CLOSER), 1) for n, p in zip(window.size, window.patch))
-    return Window(tuple(v - n // 2 for v, n in zip(position, size)), size, window.patch)
-
-
-def finely(log_odds: Tensor, finer: int) -> Tensor:
+def upsampled(log_odds: Tensor, finer: int) -> Tensor:
     """(N, D, H, W) -> the same in patches of so many times the voxels along each axis, linearly interpolated."""
     return functional.interpolate(log_odds[:, None], scale_factor=finer, mode="trilinear", align_corners=False)[:, 0]
-
-
-def _near_border(log_odds: Tensor) -> Tensor:
-    """(D, H, W) in [0, 1]: 1 within two voxels of the object's border and where p is not clear, then less."""
-    unclear = (_uncertainty(log_odds) > UNCLEAR).float()[None, None]
-    wide = max_pool3d(unclear, 3, stride=1, padding=1)
-    return avg_pool3d(wide, 3, stride=1, padding=1, count_include_pad=False)[0, 0]
-
-
-def _uncertainty(log_odds: Tensor) -> Tensor:
-    """(D, H, W) log-odds -> high along the object's border, a voxel to either side, and where p is near 1/2."""
-    p = torch.sigmoid(log_odds)
-    within = avg_pool3d((p > 0.5).float()[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
-    return 4 * within * (1 - within) + 4 * p * (1 - p)
-
-
-def refocused(
-    window: Window, log_odds: Tensor, prompts: ObjectPrompts, shape: Voxel, keep_proportions: bool
-) -> Window | None:
-    """The window that an object would have got, had it been known before what the network has found.
-
-    Args:
-        window: where the network has looked.
-        log_odds: what it said there, of the patch's shape.
-        prompts, shape, keep_proportions: as in :func:`window_for`.
-
-    Returns:
-        None if it found nothing in the image, or that window is the same.
-    """
-    found = (log_odds > 0).nonzero()
-    if not len(found):
-        return None
-    lower, upper = found.amin(dim=0).tolist(), found.amax(dim=0).tolist()
-    extent = window.covered(lower, upper).clipped(shape)
-    if extent is None:
-        return None
-    focused = window_for(prompts, shape, window.patch, keep_proportions, extent)
-    return None if focused == window else focused
-
-
-def window_for(
-    prompts: ObjectPrompts, shape: Voxel, patch: Voxel, keep_proportions: bool, previous: Box | None = None
-) -> Window:
-    """Where to look for an object.
-
-    Around its box if it has one, widened to hold a click that would otherwise lie outside the window. Without a box,
-    around the clicks and the previous mask. With neither, around the central third (equation 4).
-
-    Args:
-        prompts: what the user said.
-        shape: (D, H, W) of the image.
-        patch: the network's patch.
-        keep_proportions: as in :meth:`Window.around`.
-        previous: the extent of the object's previous mask, if it has one.
-    """
-    positions = [Box(click.position, click.position) for click in prompts.clicks]
-    if prompts.box is not None:
-        window = Window.around(prompts.box, patch, keep_proportions)
-        if all(window.box.contains(click.position) for click in prompts.clicks):
-            return window
-        # All clicks, not only those outside: the wider window has another centre.
-        return Window.around(_union([prompts.box, *positions]), patch, keep_proportions)
-    if previous is not None:
-        return Window.around(_union([*positions, previous]), patch, keep_proportions)
-    region = _at_native_resolution(_union(positions), patch) if positions else central_third(shape)
-    return Window.around(region, patch, keep_proportions)
-
-
-def _at_native_resolution(region: Box, patch: Voxel) -> Box:
-    """A region as large as its window is not magnified for: of an object, its clicks do not tell the extent."""
-    room = [max(math.ceil(p * MARGIN) - n, 0) for n, p in zip(region.size, patch)]
-    lower = tuple(v - r // 2 for v, r in zip(region.lower, room))
-    return Box(lower, tuple(v + n + r - 1 for v, n, r in zip(lower, region.size, room)))
-
-
-def central_third(shape: Voxel) -> Box:
-    """The paper's box where none is given (equation 4)."""
-    return Box(tuple(n // 3 for n in shape), tuple(max(2 * n // 3, n // 3) for n in shape))
 
 
 def resampling(inputs: int, outputs: int, device: torch.device | str = "cpu") -> Tensor:
@@ -487,10 +261,3 @@ def resampling(inputs: int, outputs: int, device: torch.device | str = "cpu") ->
     distance = (torch.arange(inputs, dtype=torch.float64)[None] - centres[:, None]).abs()
     weights = (1 - distance / max(step, 1.0)).clamp_(min=0)
     return (weights / weights.sum(dim=1, keepdim=True)).to(device, torch.float32)
-
-
-def _union(boxes: list[Box]) -> Box:
-    union = boxes[0]
-    for box in boxes[1:]:
-        union = union.union(box)
-    return union

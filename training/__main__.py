@@ -12,95 +12,120 @@ import torch
 from torch import Tensor
 
 from inference import checkpoint
-from inference.case import CaseError
+from inference.deadline import process_age
 from inference.network import NetworkConfig
-from inference.nninteractive_export import export
 from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.lock import FolderInUseError
-from training.loop import ResumeError, Run, half_precision_pays, train
-from training.pieces import split
-from training.validation import load_cases
+from training.loop import Outcome, Run, half_precision_pays, train
+from training.shapes.library import load_shapes
+from training.state import ResumeError
+
+DRY_RUN = {"volumes": 4, "steps": 4}
 
 
 def parser() -> argparse.ArgumentParser:
-    """The settings of a run."""
+    """Returns the settings of a run."""
     cores = os.cpu_count() or 1
     parser = argparse.ArgumentParser(
         prog="python -m training",
-        description="Trains weights on a folder of labelled cases (*.npz with imgs and gts). Goes on where it stopped.",
-        epilog="Several GPUs: torchrun --nproc-per-node N -m training …",
+        description="Trains weights on labelled cases (*.npz with imgs and gts). Goes on where it stopped.",
+        epilog="Example: python -m training --data DATA --init weights/default.pt --out runs/mine --minutes 25. "
+        "Several GPUs: torchrun --nproc-per-node N -m training …",
     )
-    parser.add_argument("--config", choices=sorted(CONFIGS), default="default", help="what to train")
-    parser.add_argument("--data", type=Path, required=True, help="folder of *.npz with imgs and gts")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, weights, log and curves")
-    parser.add_argument("--init", type=Path, help="weights to begin with: our file or an nnInteractive folder")
-    parser.add_argument("--validation", type=Path, help="folder of *.npz with imgs, gts and boxes, never trained on")
-    parser.add_argument("--validate-every", type=int, default=500, metavar="STEPS")
-    parser.add_argument("--steps", type=int, help="steps of the optimizer (default: from the configuration's epochs)")
-    parser.add_argument("--patch", type=int, help="edge of the patch in voxels (default: the configuration's)")
-    parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: the configuration's)")
-    parser.add_argument(
+    what = parser.add_argument_group("what is trained")
+    what.add_argument("--config", choices=sorted(CONFIGS), default="default", help="(default: %(default)s)")
+    what.add_argument("--init", type=Path, help="weights to begin with: our file or an nnInteractive folder")
+    what.add_argument("--patch", type=int, help="edge of the patch in voxels (default: the configuration's)")
+    what.add_argument("--batch", type=int, help="samples a forward (default: the configuration's)")
+    what.add_argument("--finer-batch", type=int, help="the same for the fine pass (default: the configuration's)")
+    what.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", type=Path, required=True, nargs="+", help="folders of *.npz with imgs and gts")
+    data.add_argument(
+        "--shapes", type=Path, nargs="+", default=[], help="folders of *.npz with gts only, for made images"
+    )
+    data.add_argument(
+        "--exclude", nargs="+", default=[], metavar="SOURCE", help="names that begin so are left out, as MR_acdc"
+    )
+    data.add_argument("--workers", type=int, default=min(max(cores - 1, 1), 16), help="processes that draw samples")
+    time = parser.add_argument_group("how long, and how fast")
+    length = time.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help="steps of the optimizer (default: from the configuration's epochs)")
+    length.add_argument(
+        "--minutes",
+        type=float,
+        help="of the whole run, earlier commands included: learning rate and running average follow the clock",
+    )
+    time.add_argument("--learning-rate", type=float, help="peak learning rate (default: the configuration's)")
+    time.add_argument(
         "--final-learning-rate",
         type=float,
         metavar="RATE",
-        help="reached on a cosine at the last step; equal to the peak for a constant one, which --steps can lengthen",
+        help="reached on a cosine at the end; equal to the peak for a constant one, so that the run can go on later",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
-    parser.add_argument("--workers", type=int, default=min(max(cores - 1, 1), 12), help="processes that draw samples")
-    parser.add_argument("--no-mixed-precision", action="store_true", help="compute in float32 throughout")
-    parser.add_argument(
+    time.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    time.add_argument("--no-mixed-precision", action="store_true", help="compute in float32 throughout")
+    time.add_argument(
         "--compile", action="store_true", help="faster steps after a minute or two; on a CPU it wants a C++ compiler"
     )
-    parser.add_argument("--checkpoint-every", type=float, default=120, metavar="SECONDS")
-    parser.add_argument(
-        "--pieces", type=float, metavar="MB", help="also write the weights in pieces of at most so many MB"
+    results = parser.add_argument_group("results")
+    results.add_argument("--out", type=Path, required=True, help="folder for last.pt, weights.pt, log and curves")
+    results.add_argument("--checkpoint-every", type=float, default=60, metavar="SECONDS", help="(default: %(default)s)")
+    results.add_argument(
+        "--pieces",
+        type=Path,
+        metavar="FOLDER",
+        help="also leave the state there in files below 16 MB; python -m training.pieces joins them",
     )
-    parser.add_argument("--nninteractive", action="store_true", help="also write an nnInteractive folder")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="8 volumes, 6 steps, a small patch: does everything once, in a minute"
-    )
+    results.add_argument("--nninteractive", action="store_true", help="also write an nnInteractive folder")
+    results.add_argument("--dry-run", action="store_true", help="a few volumes, steps and voxels: does everything once")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Trains; errors of use end it with one line and exit code 1."""
+    """Trains; errors of use end it with one line and exit code 1, SIGTERM and SIGINT with 143 and 130."""
     options = parser().parse_args(arguments)
     try:
+        device = _device(options.device)
         initial, network = _weights(options.init)
         config = _config(options, network)
-        volumes = load_volumes(options.data, at_most=8 if options.dry_run else None)
-        validation = tuple(load_cases(options.validation)) if options.validation else ()
-    except (OSError, ValueError, CaseError, checkpoint.CheckpointError) as error:
+        volumes = load_volumes(options.data, options.exclude, DRY_RUN["volumes"] if options.dry_run else None)
+        shapes = [label_map for folder in options.shapes for label_map in load_shapes(folder)]
+        outcome = train(config, volumes, _run(options, config, volumes, device), initial, shapes)
+    except (OSError, ValueError, checkpoint.CheckpointError, ResumeError, FolderInUseError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    device = _device(options.device)
-    run = Run(
+    if int(os.environ.get("RANK", 0)) == 0:
+        _report(options, config, outcome)
+    return 0 if outcome.signal is None else 128 + outcome.signal
+
+
+def _run(options: argparse.Namespace, config: TrainingConfig, volumes: list[Volume], device: torch.device) -> Run:
+    steps = None if options.minutes else options.steps or _steps(config, volumes)
+    return Run(
         out=options.out,
-        steps=6 if options.dry_run else options.steps or _steps(config, volumes),
         device=device,
+        steps=DRY_RUN["steps"] if options.dry_run else steps,
+        minutes=None if options.dry_run else options.minutes,
         seed=options.seed,
         mixed_precision=not options.no_mixed_precision and half_precision_pays(device),
         compile=options.compile,
         workers=options.workers,
         checkpoint_every=options.checkpoint_every,
-        validation=validation[:2] if options.dry_run else validation,
-        validate_every=options.validate_every,
+        pieces=options.pieces,
+        elapsed=process_age(),
     )
-    try:
-        weights = train(config, volumes, run, initial)
-    except (ResumeError, FolderInUseError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(f"{options.out / 'weights.pt'}: {run.steps} steps; curves in {options.out / 'curves.png'}")
-        if options.nninteractive:
-            export(options.out / "nninteractive", config.model, weights.state_dict())
-        if options.pieces:
-            for piece in split(options.out / "weights.pt", options.pieces):
-                print(piece)
-    return 0
+
+
+def _report(options: argparse.Namespace, config: TrainingConfig, outcome: Outcome) -> None:
+    print(f"{options.out / 'weights.pt'}: {outcome.step} steps; curves in {options.out / 'curves.png'}")
+    if outcome.signal is not None:
+        print(f"stopped at step {outcome.step}; the same command goes on from there")
+    elif options.nninteractive:
+        from inference.nninteractive_export import export
+
+        export(options.out / "nninteractive", config.model, outcome.weights.state_dict())
 
 
 def _weights(path: Path | None) -> tuple[dict[str, Tensor] | None, NetworkConfig | None]:
@@ -111,7 +136,7 @@ def _weights(path: Path | None) -> tuple[dict[str, Tensor] | None, NetworkConfig
 
 
 def _config(options: argparse.Namespace, network: NetworkConfig | None) -> TrainingConfig:
-    """The configuration with what the options change; weights to begin with bring their network."""
+    """Returns the configuration with what the options change; weights to begin with bring their network."""
     config = CONFIGS[options.config]
     if options.learning_rate:
         rates = {"learning_rate": options.learning_rate}
@@ -120,6 +145,8 @@ def _config(options: argparse.Namespace, network: NetworkConfig | None) -> Train
         config = replace(config, **rates)
     if options.final_learning_rate:
         config = replace(config, final_learning_rate=options.final_learning_rate)
+    batch = {"batch": options.batch or config.batch, "finer_batch": options.finer_batch or config.finer_batch}
+    config = replace(config, **({"batch": 1, "finer_batch": 1, "accumulate": 1} if options.dry_run else batch))
     network = network or config.model.network
     # Three voxels in the lowest stage: with two, oneDNN's bfloat16 gradients are not always finite.
     edge = options.patch or (3 * network.stride if options.dry_run else None)
@@ -132,12 +159,26 @@ def _steps(config: TrainingConfig, volumes: list[Volume]) -> int:
 
 
 def _device(name: str | None) -> torch.device:
+    """Returns the device to train on, with its index.
+
+    Raises:
+        ValueError: there is no such device.
+    """
     if name is None:
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device {name}: expected cpu, cuda or cuda:N") from None
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda" or not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: PyTorch finds no such device here; give --device cpu")
+    index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 if __name__ == "__main__":

@@ -22,14 +22,19 @@ class Sampling:
         perfect_window: share of windows placed just as inference places them; the others are shifted and scaled.
         augment: whether samples are flipped, turned and changed in their intensities.
         synthetic: share of real samples whose image is made anew from the label map (:mod:`training.synthesis`).
-        random_shapes: share of samples that are a random blob in a random texture.
-        regions: share of samples whose object is a region of similar intensity that no label knows.
+        procedural: share of samples whose object and image are drawn (:mod:`training.shapes`).
+        shapes: share of samples of a label map without an image (:mod:`training.shapes.library`); added to
+            ``procedural`` where there are no label maps.
+        regions: share of samples whose object is a region that the image shows and no label knows
+            (:mod:`training.regions`).
         merged: share of samples of labelled objects whose object is joined with its neighbours or with all others, for
             each time that the image's number of objects halves on the way to one; at most four fifths.
         refinement: share of samples of labelled objects that look at a part of the border at native resolution, with
             a coarse mask of the object as the previous one.
         finer_look: share of steps whose samples, objects larger than the patch, are looked at again,
             ``ModelConfig.finer`` times as finely, with the coarse look's probabilities as the previous mask.
+        finer_made: share of those samples that are of no labelled object of an image, but procedural, of label maps or
+            regions, in proportion to the three shares above. What is thin, branching or scattered is rare otherwise.
     """
 
     clicks: tuple[float, ...]
@@ -39,11 +44,13 @@ class Sampling:
     perfect_window: float
     augment: bool
     synthetic: float
-    random_shapes: float
+    procedural: float
+    shapes: float
     regions: float
     merged: float
     refinement: float
     finer_look: float
+    finer_made: float
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ class TrainingConfig:
         weight_decay: as a share of the learning rate.
         muon: whether inner kernels are updated by Muon (:mod:`training.muon`); the rest is by AdamW.
         clip: largest norm of the gradient; infinite for none.
-        average: decay of the running average of the weights, which is what is shipped; 0 ships the weights themselves.
+        average: steps that the running average of the weights reaches back over, as a share of the steps so far: it
+            follows the run, however long that is. The average is what is shipped; 0 ships the weights themselves.
     """
 
     model: ModelConfig
@@ -95,11 +103,13 @@ PAPER = TrainingConfig(
         perfect_window=1.0,
         augment=False,
         synthetic=0.0,
-        random_shapes=0.0,
+        procedural=0.0,
+        shapes=0.0,
         regions=0.0,
         merged=0.0,
         refinement=0.0,
         finer_look=0.0,
+        finer_made=0.0,
     ),
     batch=2,
     finer_batch=2,
@@ -131,11 +141,13 @@ DEFAULT = TrainingConfig(
         perfect_window=0.5,
         augment=True,
         synthetic=0.1,
-        random_shapes=0.05,
-        regions=0.25,
+        procedural=0.1,
+        shapes=0.1,
+        regions=0.15,
         merged=0.15,
         refinement=0.15,
         finer_look=0.65,
+        finer_made=0.3,
     ),
     batch=8,
     finer_batch=2,
@@ -147,7 +159,7 @@ DEFAULT = TrainingConfig(
     weight_decay=1e-2,
     muon=True,
     clip=1.0,
-    average=0.998,
+    average=0.1,
 )
 """The embedded weights: a network that two CPU cores run in a second."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ class Volume:
         image: normalized where it is cropped.
         labels: (D, H, W) integer labels.
         objects: label -> extent.
+        likeness: label -> mean intensity, in deviations of the image, and the size's logarithm.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Volume:
     image: NormalizedImage
     labels: Tensor
     objects: dict[int, Box]
+    likeness: dict[int, tuple[float, float]]
 
 
 def load_volume(path: Path) -> Volume:
@@ -56,21 +59,24 @@ def load_volume(path: Path) -> Volume:
             f"{path.name}: imgs {image.shape} and gts {labels.dtype} {labels.shape}; expected one shape, integer labels"
         )
     labels = labels.astype(np.int16, copy=False)
-    objects = {
-        label: box
-        for label, box in label_extents(labels).items()
-        if np.count_nonzero(labels[box.slices] == label) >= SMALLEST_OBJECT
-    }
+    normalized = NormalizedImage.of(image)
+    objects, likeness = {}, {}
+    for label, box in label_extents(labels).items():
+        inside = image[box.slices][labels[box.slices] == label]
+        if inside.size >= SMALLEST_OBJECT:
+            objects[label] = box
+            likeness[label] = (float(inside.mean(dtype=np.float64)) * normalized.scale, math.log(inside.size))
     if not objects:
         raise CaseError(f"{path.name}: gts holds no object of at least {SMALLEST_OBJECT} voxels")
     modality = path.stem.split("_")[0]
-    return Volume(path.stem, modality, source_of(path), NormalizedImage.of(image), torch.from_numpy(labels), objects)
+    return Volume(path.stem, modality, source_of(path), normalized, torch.from_numpy(labels), objects, likeness)
 
 
 def merged(volume: Volume, label: int, random: np.random.Generator) -> Volume:
-    """The volume with several of its objects made one: an object and those nearest to it, from one of them to all.
+    """The volume with several of its objects made one: an object and from one of the others to all of them.
 
-    What a data set takes apart, users ask for whole: a brain of a hundred regions, a heart of three chambers.
+    What a data set takes apart, users ask for whole: a brain of a hundred regions, a heart of three chambers. Half of
+    the time those nearest to the object come first, half of the time those most like it in intensity and size.
 
     Returns:
         with ``label`` as the only object, or the volume itself if it has no other.
@@ -79,7 +85,8 @@ def merged(volume: Volume, label: int, random: np.random.Generator) -> Volume:
     if not others:
         return volume
     middle = {each: np.add(box.lower, box.upper) / 2 for each, box in volume.objects.items()}
-    nearest = sorted(volume.objects, key=lambda each: float(np.linalg.norm(middle[each] - middle[label])))
+    where = middle if random.random() < 1 / 2 else {each: np.array(volume.likeness[each]) for each in volume.objects}
+    nearest = sorted(volume.objects, key=lambda each: float(np.linalg.norm(where[each] - where[label])))
     # As often 1 to 2 others as 10 to 20; all of them half of the time.
     count = others if random.random() < 1 / 2 else int(np.exp(random.uniform(0, np.log(others + 1))))
     chosen = nearest[: count + 1]
@@ -105,13 +112,27 @@ def by_source(items: Iterable[T], source: Callable[[T], str]) -> dict[str, list[
     return groups
 
 
-def load_volumes(folder: Path, at_most: int | None = None) -> list[Volume]:
-    """Reads the ``*.npz`` of a folder, all or the first few. A broken file is named on stderr, skipped and counted.
+def load_volumes(
+    folders: Path | Sequence[Path], exclude: Sequence[str] = (), at_most: int | None = None
+) -> list[Volume]:
+    """Reads the ``*.npz`` of folders, all or the first few. A broken file is named on stderr, skipped and counted.
+
+    Args:
+        folders: one or more; of files of one name, the first counts.
+        exclude: files whose names begin so are left out, for example ``MR_acdc``.
 
     Raises:
-        FileNotFoundError: no usable case in the folder.
+        FileNotFoundError: no usable case in the folders.
     """
-    paths = sorted(folder.glob("*.npz"))[:at_most]
+    folders = [folders] if isinstance(folders, Path) else list(folders)
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder; expected *.npz with imgs and gts in it")
+        for path in sorted(folder.glob("*.npz")):
+            if not path.name.startswith(tuple(exclude)):
+                found.setdefault(path.name, path)
+    paths = list(found.values())[:at_most]
     volumes, broken = [], 0
 
     def attempt(path: Path) -> Volume | CaseError:
@@ -127,8 +148,9 @@ def load_volumes(folder: Path, at_most: int | None = None) -> list[Volume]:
                 print(f"skipped: {result}", file=sys.stderr)
             else:
                 volumes.append(result)
+    names = ", ".join(str(folder) for folder in folders)
     if not volumes:
-        raise FileNotFoundError(f"{folder}: no usable case among {len(paths)} *.npz files; expected imgs and gts")
+        raise FileNotFoundError(f"{names}: no usable case among {len(paths)} *.npz files; expected imgs and gts")
     objects = sum(len(volume.objects) for volume in volumes)
-    print(f"{folder}: {len(volumes)} volumes, {objects} objects, {broken} broken files skipped")
+    print(f"{names}: {len(volumes)} volumes, {objects} objects, {broken} broken files skipped", flush=True)
     return volumes

@@ -215,7 +215,7 @@ def agreement(folder: Path, weights: Path, device: torch.device) -> str:
     masks, said = [], []
     for where in dict.fromkeys((device, torch.device("cpu"))):
         segmenter = load_segmenter(weights, str(where))
-        masks.append(segment_case(case, segmenter, Deadline(600), say=said.append) > 0)
+        masks.append(segment_case(case, segmenter, Deadline(600), log=said.append) > 0)
         if segmenter.failures:
             raise Failure(f"{path.name}: failed on {where}: {' '.join(said)[-300:]}")
     found = f"{path.name}: Dice {_dice(masks[0], (volume.labels == label).numpy()):.3f} with the truth"

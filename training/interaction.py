@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool3d
 from evaluation.simulated_user import click_from_error
 from inference.case import Click, Voxel
 from inference.prompts import BOX, CLICK, CLICK_NEGATIVE, PREVIOUS, PromptStyle, draw_clicks
-from inference.window import Window, finely
+from inference.window import Window, upsampled
 from training.stream import Batch
 
 
@@ -48,7 +48,7 @@ def look_finer(
     with torch.no_grad():
         seen = log_odds(network(coarse_channels))
     channels = batch.channels.clone()
-    channels[:, PREVIOUS] = torch.sigmoid(finely(seen, finer))
+    channels[:, PREVIOUS] = torch.sigmoid(upsampled(seen, finer))
     coarse: Voxel = tuple(seen.shape[1:])
     for index, clicks_made in enumerate(made):
         _draw(channels, index, clicks_made, Window((0, 0, 0), coarse, tuple(channels.shape[2:])), style)

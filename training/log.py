@@ -1,28 +1,84 @@
-"""What a run leaves for people: a CSV of every step, and a picture of its curves."""
+"""What a run leaves for people: a CSV of every step, a line now and then, and a picture of its curves."""
 
 from __future__ import annotations
 
 import csv
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-FIELDS = ("step", "samples", "seconds", "loss", "dice", "learning_rate", "skipped", "validation_dsc", "validation_nsd")
+import numpy as np
+import torch
+from torch import Tensor
+
+FIELDS = ("step", "samples", "seconds", "loss", "dice", "learning_rate", "skipped")
 
 
 class Log:
-    """A CSV file, a row a step. A resumed run drops the rows after its checkpoint, since those steps are run again."""
+    """A CSV file, a row a step, and a flushed line on stdout every ``every`` seconds.
 
-    def __init__(self, path: Path, first: int) -> None:
+    Losses stay on their device until a line is due: to read each at its step would make the host wait for a GPU.
+    A resumed run drops the rows after its checkpoint, since those steps are run again.
+
+    Args:
+        path: of the CSV.
+        first: the step that the run goes on from.
+        every: seconds between two lines.
+        clock: tells the time in seconds.
+    """
+
+    def __init__(
+        self, path: Path, first: int, every: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         kept = [row for row in read_log(path) if row["step"] <= first] if first and path.exists() else []
-        self._file = path.open("w", newline="", buffering=1)
+        self._file = path.open("w", newline="")
         self._writer = csv.DictWriter(self._file, FIELDS, restval="")
         self._writer.writeheader()
         for row in kept:
-            self.write(
-                {**row, "step": int(row["step"]), "samples": int(row["samples"]), "skipped": int(row["skipped"])}
-            )
+            self._writer.writerow(row | {name: int(row[name]) for name in ("step", "samples", "skipped")})
+        self._file.flush()
+        self._every, self._clock = every, clock
+        self._since, self._waited = clock(), 0.0
+        self._rows: list[dict[str, float]] = []
+        self._values: list[Tensor] = []
+        self._samples = int(kept[-1]["samples"]) if kept else 0
 
-    def write(self, row: dict[str, float]) -> None:
-        self._writer.writerow(row)
+    def step(self, row: dict[str, float], loss: Tensor, dice: Tensor, waited: float) -> None:
+        """Notes a step.
+
+        Args:
+            row: step, samples, seconds and learning rate.
+            loss, dice: of the step, scalars on any device.
+            waited: seconds until the step's samples were there.
+        """
+        self._rows.append(row)
+        self._values.append(torch.stack((loss.detach().float(), dice.detach().float())))
+        self._waited += waited
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a line."""
+        return self._clock() - self._since >= self._every
+
+    def report(self, skipped: int) -> None:
+        """Writes the rows that have gathered, and says how it goes since the last line."""
+        if not self._rows:
+            return
+        values = torch.stack(self._values).tolist()
+        for row, (loss, dice) in zip(self._rows, values, strict=True):
+            self._writer.writerow(row | {"loss": loss, "dice": dice, "skipped": skipped})
+        self._file.flush()
+        last, passed = self._rows[-1], max(self._clock() - self._since, 1e-9)
+        print(
+            f"step {last['step']}  {last['seconds'] / 60:.1f} min  {len(values) / passed:.2f} steps/s  "
+            f"{(last['samples'] - self._samples) / passed:.1f} samples/s  "
+            f"loss {sum(v[0] for v in values) / len(values):.3f}  Dice {sum(v[1] for v in values) / len(values):.3f}  "
+            f"rate {last['learning_rate']:.2g}  skipped {skipped}  waiting {self._waited / passed:.0%}",
+            flush=True,
+        )
+        self._samples = int(last["samples"])
+        self._rows, self._values = [], []
+        self._since, self._waited = self._clock(), 0.0
 
     def __enter__(self) -> Log:
         return self
@@ -32,14 +88,14 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log; a value that was not measured at a step is missing from its row."""
+    """Returns the rows of a log; a value that was not measured at a step is missing from its row."""
     with path.open(newline="") as file:
         rows = csv.DictReader(file)
         return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
 def draw_curves(log: Path, picture: Path) -> None:
-    """Draws loss, Dice of the training samples and validation scores over the steps."""
+    """Draws loss and Dice of the training samples over the steps, means of a fiftieth of the run."""
     from matplotlib.figure import Figure  # Only here: a trainer without pictures needs no matplotlib.
 
     rows = read_log(log)
@@ -48,15 +104,10 @@ def draw_curves(log: Path, picture: Path) -> None:
     window = max(len(rows) // 50, 1)
     steps = [row["step"] for row in rows][window - 1 :]
     for axes, name in ((above, "loss"), (below, "dice")):
-        values = [row[name] for row in rows]
-        means = [sum(values[i - window + 1 : i + 1]) / window for i in range(window - 1, len(values))]
+        means = np.convolve([row[name] for row in rows], np.full(window, 1 / window), mode="valid")
         axes.plot(steps, means, label=f"{name}, training samples, mean of {window} steps")
-    for name in ("validation_dsc", "validation_nsd"):
-        measured = [(row["step"], row[name]) for row in rows if name in row]
-        if measured:
-            below.plot(*zip(*measured), "o-", label=name.replace("_", " ").replace("dsc", "DSC").replace("nsd", "NSD"))
     above.set(ylabel="loss", yscale="log")
-    below.set(ylabel="score", xlabel="step", ylim=(0, 1))
+    below.set(ylabel="Dice", xlabel="step", ylim=(0, 1))
     for axes in (above, below):
         axes.grid(alpha=0.3)
         axes.legend()

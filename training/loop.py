@@ -5,129 +5,113 @@ from __future__ import annotations
 import copy
 import math
 import os
+import signal
+import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
-from evaluation.cases import EvaluationCase
 from inference import checkpoint
-from inference.atomic import replacing
-from inference.network import NetworkConfig, ResidualEncoderUNet
+from inference.network import ResidualEncoderUNet
+from training import pieces
 from training.config import TrainingConfig
 from training.dataset import Volume
-from training.interaction import log_odds, look_finer, simulate
 from training.lock import held
 from training.log import Log, draw_curves
-from training.loss import dice_loss, segmentation_loss
 from training.muon import Muon, freshen, inner_kernels
-from training.stream import Step, Steps, stream
-from training.validation import validate
+from training.shapes.library import LabelMap
+from training.state import State
+from training.step import LossScaler, accumulate, update
+from training.stream import Steps, stream
+
+ENDLESS = 2**31
+"""Steps of a run that only the clock ends."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """How and where a run is carried out; nothing here changes what is learnt, but for ``seed``.
+    """How and where a run is carried out; nothing here changes what is learnt, but for ``seed`` and how long it is.
 
     Args:
-        out: folder for ``last.pt`` (all that a resumed run needs), ``weights.pt`` (what inference reads), ``best.pt``
-            (the same, of the step that validated best), ``log.csv`` and ``curves.png``.
-        steps: of the optimizer, in all.
+        out: folder for ``last.pt`` (all that a resumed run needs), ``weights.pt`` (what inference reads: the running
+            average, float16), ``log.csv`` and ``curves.png``.
         device: where the network is.
+        steps: of the optimizer, in all; None if ``minutes`` says how long.
+        minutes: of the run in all, earlier commands, imports and the reading of the data included. The learning rate
+            follows the clock, and the last save ends within them.
         mixed_precision: float16 on a GPU, bfloat16 on a CPU; see :func:`half_precision_pays`.
         compile: whether the forward is compiled; a minute or two at the start, then a sixth less time a step.
         workers: processes that draw samples ahead; 0 for none.
         checkpoint_every: seconds.
-        validation: cases to validate on; none for no validation.
-        validate_every: steps.
+        pieces: folder for the state in pieces at every checkpoint (:mod:`training.pieces`); None for none.
+        piece_megabytes: of a piece, at most.
+        elapsed: seconds that this process has spent before the run, which count as its own.
+        clock: tells the time in seconds.
     """
 
     out: Path
-    steps: int
     device: torch.device
+    steps: int | None = None
+    minutes: float | None = None
     seed: int = 0
     mixed_precision: bool = True
     compile: bool = False
     workers: int = 1
-    checkpoint_every: float = 120.0
-    validation: tuple[EvaluationCase, ...] = ()
-    validate_every: int = 500
+    checkpoint_every: float = 60.0
+    pieces: Path | None = None
+    piece_megabytes: float = 16.0
+    elapsed: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("a run has either steps or minutes")
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Returns how much of the run lies behind, from 0 to 1."""
+        done = step / self.steps if self.minutes is None else seconds / (60 * self.minutes)
+        return min(done, 1.0)
 
 
-class ResumeError(Exception):
-    """A run's ``last.pt`` is not what the run could go on from. Its text is one line that says what to do."""
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
 
+    Args:
+        weights: to ship: the running average, or the weights themselves if none is kept.
+        step: the last one.
+        signal: that ended it early; None if it came to its end.
+    """
 
-_NUMBERS = ("step", "samples", "seconds", "skipped", "best")
-_STATEFUL = ("network", "average", "scaler")
-
-
-@dataclass
-class State:
-    """All that changes while training, and that a checkpoint holds."""
-
-    network: ResidualEncoderUNet
-    average: ResidualEncoderUNet
-    optimizers: list[torch.optim.Optimizer]
-    scaler: torch.amp.GradScaler
-    step: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-    skipped: int = 0
-    best: float = 0.0
-
-    def save(self, path: Path) -> None:
-        content = {name: getattr(self, name) for name in _NUMBERS}
-        content |= {name: getattr(self, name).state_dict() for name in _STATEFUL}
-        content["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
-        with replacing(path) as unfinished:
-            torch.save(content, unfinished)
-
-    def load(self, path: Path, device: torch.device) -> None:
-        """Goes on from a file that :meth:`save` wrote.
-
-        Raises:
-            ResumeError: it is none, or of a run with another network or optimizer.
-        """
-        try:
-            content = torch.load(path, map_location=device, weights_only=True)
-            if content.keys() != {*_NUMBERS, *_STATEFUL, "optimizers"}:
-                raise ValueError("it holds other things than today's runs do")
-            for name in _STATEFUL:
-                getattr(self, name).load_state_dict(content[name])
-            for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-        except Exception as error:  # A broken pickle may end in nearly any of them.
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ResumeError(
-                f"{path}: this run cannot go on from it ({reason}); give the options that it was begun with, or "
-                "another folder with --out"
-            ) from error
-        for name in _NUMBERS:
-            setattr(self, name, content[name])
+    weights: ResidualEncoderUNet
+    step: int
+    signal: int | None
 
 
 def half_precision_pays(device: torch.device) -> bool:
-    """Whether the network is faster in half precision: on a GPU, and on CPUs that multiply bfloat16 in tiles (AMX).
+    """Returns whether the network is faster in half precision: on a GPU, and on CPUs that multiply bfloat16 in tiles.
 
-    Others convert bfloat16 before they multiply, and take up to twice the time of float32.
+    Others than those with AMX convert bfloat16 before they multiply, and take up to twice the time of float32.
     """
     return device.type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
-def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine from ``learning_rate`` to ``final_learning_rate``."""
-    if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    progress = min((step - config.warmup) / max(steps - config.warmup, 1), 1.0)
+def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:
+    """Returns the rate: a linear warm-up by steps, times a cosine from the peak to the final rate by progress.
+
+    Args:
+        step: of the optimizer, from 0.
+        progress: of the whole run, from 0 to 1.
+    """
     span = config.learning_rate - config.final_learning_rate
-    return config.final_learning_rate + span * (1 + math.cos(math.pi * progress)) / 2
+    rate = config.final_learning_rate + span * (1 + math.cos(math.pi * progress)) / 2
+    return rate * min((step + 1) / max(config.warmup, 1), 1.0)
 
 
 def train(
@@ -135,17 +119,19 @@ def train(
     volumes: list[Volume],
     run: Run,
     initial: dict[str, Tensor] | None = None,
-    build: Callable[[NetworkConfig], ResidualEncoderUNet] = ResidualEncoderUNet,
-) -> ResidualEncoderUNet:
+    shapes: Sequence[LabelMap] = (),
+) -> Outcome:
     """Trains from ``initial`` or from scratch, or goes on from ``out/last.pt`` where there is one.
 
-    Under ``torchrun`` each process draws its share of every step.
+    SIGTERM and SIGINT end it after the step at hand, with everything saved. Under ``torchrun`` each process draws its
+    share of every step, and the first one's clock counts.
 
     Args:
-        build: makes the network; an experiment may change it.
-
-    Returns:
-        the weights to ship: the running average, or the weights themselves if none is kept.
+        config: what is trained, and how.
+        volumes: labelled images.
+        run: where, and how long.
+        initial: the network's weights to begin with.
+        shapes: label maps without images.
 
     Raises:
         ResumeError: ``out/last.pt`` is of another run.
@@ -153,75 +139,80 @@ def train(
     """
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.manual_seed(run.seed)
-    state = begin(config, run, initial, build)
-    if run.compile:
-        # Two sizes of patches: one graph for any size would be slower than one for each.
-        state.network.to(memory_format=torch.channels_last_3d).compile(dynamic=False)
-    forward = _parallel(state.network, run.device) if processes > 1 else state.network
-    source = stream(Steps(volumes, config, run.seed, rank, processes), state.step, run.steps, run.workers, run.device)
-    clock = _Clock(state.seconds)
-    bar = tqdm(
-        source, desc="training", unit="step", initial=state.step, total=run.steps, disable=None if rank == 0 else True
-    )
-    moving = None
+    run.out.mkdir(parents=True, exist_ok=True)
     with (
         held(run.out) if rank == 0 else nullcontext(),
-        Log(run.out / "log.csv", state.step) if rank == 0 else nullcontext() as log,
+        _signals() as received,
     ):
-        for drawn in bar:
-            rate = learning_rate(config, state.step, run.steps)
-            for optimizer in state.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-            loss, dice = accumulate(forward, state, drawn, config, run)
-            update(state, config)
-            state.step += 1
-            state.samples += processes * drawn.samples
-            moving = dice if moving is None else 0.98 * moving + 0.02 * dice
-            bar.set_postfix(dice=f"{moving:.3f}", refresh=False)
-            if rank != 0:
-                continue
-            row = {"step": state.step, "samples": state.samples, "loss": loss, "dice": dice}
-            last = state.step == run.steps
-            if run.validation and (last or state.step % run.validate_every == 0):
-                row |= _validated(state, config, run)
-            state.seconds = clock.total()
-            log.write(row | {"seconds": state.seconds, "learning_rate": rate, "skipped": state.skipped})
-            if last or clock.due(run.checkpoint_every):
-                state.save(run.out / "last.pt")
-                checkpoint.save(run.out / "weights.pt", config.model, state.average.state_dict(), torch.float16)
-                draw_curves(run.out / "log.csv", run.out / "curves.png")
+        state = begin(config, run, initial)
+        if run.compile:
+            # Two sizes of patches: one graph for any size would be slower than one for each.
+            state.network.to(memory_format=torch.channels_last_3d).compile(dynamic=False)
+        forward = _parallel(state.network, run.device) if processes > 1 else state.network
+        clock = _Clock(run, state.seconds)
+        drawn = iter(
+            stream(
+                Steps(volumes, config, run.seed, rank, processes, shapes),
+                state.step,
+                ENDLESS if run.steps is None else run.steps,
+                run.workers,
+                run.device,
+            )
+        )
+        with Log(run.out / "log.csv", state.step) if rank == 0 else nullcontext() as log:
+            while not clock.ended(state.step, received):
+                rate = learning_rate(config, state.step, run.progress(state.step, clock.total))
+                for optimizer in state.optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                began = run.clock()
+                step = next(drawn)
+                waited = run.clock() - began
+                loss, dice = accumulate(forward, state, step, config, run)
+                update(state, config)
+                state.step += 1
+                state.samples += processes * step.samples
+                state.seconds = clock.tick()
+                if rank != 0:
+                    continue
+                row = {"step": state.step, "samples": state.samples, "seconds": state.seconds, "learning_rate": rate}
+                log.step(row, loss, dice, waited)
+                if log.due:
+                    log.report(state.skipped)
+                if clock.save_due:
+                    with clock.saving():
+                        log.report(state.skipped)
+                        _save(state, config, run)
+            if rank == 0:
+                log.report(state.skipped)
+                _save(state, config, run)
+        if rank == 0 and state.step:
+            draw_curves(run.out / "log.csv", run.out / "curves.png")
     if distributed.is_initialized():
         # The first process writes for a while after the last step; one that left before it could keep it from ending.
         distributed.barrier()
         distributed.destroy_process_group()
-    return state.average
+    return Outcome(state.average, state.step, received[0] if received else None)
 
 
-def begin(
-    config: TrainingConfig,
-    run: Run,
-    initial: dict[str, Tensor] | None,
-    build: Callable[[NetworkConfig], ResidualEncoderUNet] = ResidualEncoderUNet,
-) -> State:
-    """A run's state at its start, or where its last checkpoint left it."""
-    run.out.mkdir(parents=True, exist_ok=True)
-    network = build(config.model.network).to(run.device)
+def begin(config: TrainingConfig, run: Run, initial: dict[str, Tensor] | None) -> State:
+    """Returns a run's state at its start, or where its last checkpoint left it."""
+    network = ResidualEncoderUNet(config.model.network).to(run.device)
     if initial is not None:
         network.load_state_dict(initial)
         if config.muon:
             freshen(network)
     average = copy.deepcopy(network).requires_grad_(False) if config.average else network
-    scaler = torch.amp.GradScaler(run.device.type, enabled=run.mixed_precision and run.device.type == "cuda")
+    scaler = LossScaler(run.device, enabled=run.mixed_precision and run.device.type == "cuda")
     state = State(network, average, optimizers(config, network), scaler)
     if (run.out / "last.pt").exists():
         state.load(run.out / "last.pt", run.device)
-        print(f"{run.out / 'last.pt'}: goes on at step {state.step}")
+        print(f"{run.out / 'last.pt'}: goes on at step {state.step}", flush=True)
     return state
 
 
 def optimizers(config: TrainingConfig, network: ResidualEncoderUNet) -> list[torch.optim.Optimizer]:
-    """AdamW for all parameters, or with ``config.muon`` for those that Muon is not for."""
+    """Returns AdamW for all parameters, or with ``config.muon`` for those that Muon is not for."""
     settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if not config.muon:
         return [torch.optim.AdamW(network.parameters(), **settings)]
@@ -231,52 +222,11 @@ def optimizers(config: TrainingConfig, network: ResidualEncoderUNet) -> list[tor
     return [torch.optim.AdamW(others, **settings), Muon(kernels, **settings)]
 
 
-def accumulate(forward: nn.Module, state: State, drawn: Step, config: TrainingConfig, run: Run) -> tuple[float, float]:
-    """Adds up the gradients of a step's batches; returns the mean loss and Dice over them and over all processes."""
-    dtype = torch.float16 if run.device.type == "cuda" else torch.bfloat16
-    state.network.zero_grad(set_to_none=True)
-    losses, dices = [], []
-    for index, batch in enumerate(drawn.batches):
-        batch = batch.to(run.device)
-        last = index + 1 == len(drawn.batches)
-        # Gradients travel between processes once a step, with the last batch.
-        unsynchronized = isinstance(forward, DistributedDataParallel) and not last
-        with forward.no_sync() if unsynchronized else nullcontext():
-            with torch.autocast(run.device.type, dtype, enabled=run.mixed_precision):
-                if drawn.finer_look:
-                    channels = look_finer(state.network, batch, drawn.clicks, config.model.style, config.model.finer)
-                else:
-                    channels = simulate(state.network, batch, drawn.clicks, config.model.style)
-                odds = log_odds(forward(channels))
-            truth = batch.truth.float()
-            loss = segmentation_loss(odds, truth)
-            state.scaler.scale(loss / len(drawn.batches)).backward()
-        losses.append(loss.detach())
-        dices.append(1 - dice_loss(odds.detach(), truth).mean())
-    means = torch.stack([torch.stack(losses).mean(), torch.stack(dices).mean()])
-    if distributed.is_initialized():
-        distributed.all_reduce(means)
-        means /= distributed.get_world_size()
-    loss, dice = means.tolist()
-    return loss, dice
-
-
-def update(state: State, config: TrainingConfig) -> None:
-    """A step of the optimizer and of the running average; gradients that are not finite are skipped and counted."""
-    for optimizer in state.optimizers:
-        state.scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.clip)
-    if torch.isfinite(norm):
-        for optimizer in state.optimizers:
-            state.scaler.step(optimizer)
-        if config.average:
-            decay = min(config.average, (state.step + 1) / (state.step + 10))
-            with torch.no_grad():
-                for mean, value in zip(state.average.parameters(), state.network.parameters()):
-                    mean.lerp_(value, 1 - decay)
-    else:
-        state.skipped += 1
-    state.scaler.update()
+def _save(state: State, config: TrainingConfig, run: Run) -> None:
+    state.save(run.out / "last.pt")
+    checkpoint.save(run.out / "weights.pt", config.model, state.average.state_dict(), torch.float16)
+    if run.pieces is not None:
+        pieces.write(state, config.model, run.out / "log.csv", run.pieces, run.piece_megabytes)
 
 
 def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
@@ -286,28 +236,69 @@ def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(network, find_unused_parameters=True)
 
 
-def _validated(state: State, config: TrainingConfig, run: Run) -> dict[str, float]:
-    """Validates the weights to ship, and keeps them as ``best.pt`` if they are."""
-    scores = validate(state.average, config.model, list(run.validation), run.device)
-    tqdm.write(f"step {state.step}: validation DSC {scores.dsc:.4f}, NSD {scores.nsd:.4f}")
-    if scores.mean > state.best:
-        state.best = scores.mean
-        checkpoint.save(run.out / "best.pt", config.model, state.average.state_dict(), torch.float16)
-    return {"validation_dsc": scores.dsc, "validation_nsd": scores.nsd}
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Gathers SIGTERM and SIGINT, once each: a second one of the same kind ends the process at once."""
+    received: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        print(f"{signal.Signals(number).name}: ends after this step, and saves", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Clock:
-    """Seconds trained, those of earlier runs included, and whether a checkpoint is due."""
+    """Seconds of the run, when to save, and when to end."""
 
-    def __init__(self, before: float) -> None:
-        self._before = before
-        self._began = self._saved = time.monotonic()
+    def __init__(self, run: Run, before: float) -> None:
+        self._run = run
+        self._began = run.clock() - before - run.elapsed
+        self._saved = run.clock()
+        self._step_began = run.clock()
+        self._longest_save = 0.0
+        self._longest_step = 0.0
+        self.total = before + run.elapsed
 
-    def total(self) -> float:
-        return self._before + time.monotonic() - self._began
+    def tick(self) -> float:
+        """Ends a step; returns the run's seconds so far."""
+        now = self._run.clock()
+        self._longest_step = max(now - self._step_began, 0.9 * self._longest_step)
+        self._step_began, self.total = now, now - self._began
+        return self.total
 
-    def due(self, every: float) -> bool:
-        if time.monotonic() - self._saved < every:
-            return False
-        self._saved = time.monotonic()
-        return True
+    @property
+    def save_due(self) -> bool:
+        return self._run.clock() - self._saved >= self._run.checkpoint_every
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        began = self._run.clock()
+        yield
+        self._saved = self._step_began = self._run.clock()
+        self._longest_save = max(self._longest_save, self._saved - began)
+
+    def ended(self, step: int, received: list[int]) -> bool:
+        """Returns whether no further step is to be made; all processes of a run agree."""
+        stop = bool(received)
+        if self._run.steps is not None:
+            stop = stop or step >= self._run.steps
+        else:
+            # A step, and a save that takes twice as long as the longest one so far, still fit.
+            reserve = self._longest_step + 2 * self._longest_save + (0.0 if self._longest_save else FIRST_SAVE)
+            stop = stop or self.total + reserve >= 60 * self._run.minutes
+        if distributed.is_initialized():
+            agreed = torch.tensor([float(stop), self.total], device=self._run.device)
+            distributed.all_reduce(agreed, distributed.ReduceOp.MAX)
+            stop, self.total = bool(agreed[0]), float(agreed[1])
+        return stop
+
+
+FIRST_SAVE = 5.0
+"""Seconds that are kept for a save before one was measured."""

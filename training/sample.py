@@ -12,14 +12,23 @@ from torch.nn.functional import interpolate
 from evaluation.simulated_user import box_from_mask, click_from_error
 from inference.case import Box, Click, ObjectPrompts, Voxel
 from inference.checkpoint import ModelConfig
+from inference.placement import window_for
 from inference.prompts import IMAGE, encode
-from inference.window import Window, window_for
+from inference.window import Window
+from training.appearance import make_image
 from training.augment import change_intensities, flip_and_turn
 from training.config import Sampling, TrainingConfig
 from training.dataset import Volume, merged
-from training.synthesis import random_shape, region, smooth_noise, synthesize
+from training.noise import smooth_noise
+from training.regions import region
+from training.shapes import Scene, procedural
+from training.shapes.library import LabelMap, from_library
+from training.synthesis import synthesize
 
 REGION_ATTEMPTS = 6
+
+SOURCE_POWER = 0.2
+"""A source weighs as its number of files to that power. 0 would be all alike, 1 by files."""
 
 TILE_ZOOM = (0.6, 1.3)
 """Voxels of the image a voxel of the patch, in samples for refinement."""
@@ -31,7 +40,7 @@ MOST_MERGED = 0.8
 """Share of samples with merged objects, in an image of many."""
 
 REGION_ZOOM = (0.6, 4.0)
-"""Voxels of the image a voxel of the patch, in samples of regions: from a detail to a whole head."""
+"""Voxels of the image a voxel of the (coarse) patch, in samples of regions: from a detail to a whole head."""
 
 LARGEST_FILL = 0.7
 SMALLEST_ZOOM = 0.35
@@ -63,8 +72,8 @@ def file_probabilities(volumes: list[Volume], sampling: Sampling) -> np.ndarray:
         groups.setdefault(volume.modality, {}).setdefault(volume.source, []).append(index)
     probabilities = np.zeros(len(volumes))
     for modality, sources in groups.items():
-        # A source of a thousand files weighs as ten of one file: more, but not a thousand times more.
-        shares = {source: math.cbrt(len(files)) for source, files in sources.items()}
+        # A source of a thousand files weighs as four of one file: more, but not a thousand times more.
+        shares = {source: len(files) ** SOURCE_POWER for source, files in sources.items()}
         for source, files in sources.items():
             probabilities[files] = weights.get(modality, 0.0) * shares[source] / sum(shares.values()) / len(files)
     if not probabilities.any():
@@ -139,45 +148,60 @@ def _box_of(volume: Volume, label: int, random: np.random.Generator) -> Box:
     return _challenge_box(slices, random, first_slice=extent.lower[0])
 
 
-def make_region_sample(volume: Volume, config: TrainingConfig, random: np.random.Generator) -> Sample | None:
-    """A region of a real image that no label knows (:func:`training.synthesis.region`); None if none was found."""
+def make_region_sample(
+    volume: Volume, config: TrainingConfig, random: np.random.Generator, finer: int = 1
+) -> Sample | None:
+    """A region of a real image that no label knows (:func:`training.regions.region`); None if none was found.
+
+    Args:
+        finer: so many times the patch's voxels along each axis.
+    """
     for _ in range(REGION_ATTEMPTS):
-        sample = _try_region(volume, config, random)
-        if sample is not None:
-            return sample
+        image = region_image(volume, config.model, random, finer)
+        truth = region(image, random)
+        if truth is not None:
+            return _patch_sample(image, truth, config.sampling, config.model, random)
     return None
 
 
-def _try_region(volume: Volume, config: TrainingConfig, random: np.random.Generator) -> Sample | None:
-    sampling, model = config.sampling, config.model
+def region_image(volume: Volume, model: ModelConfig, random: np.random.Generator, finer: int = 1) -> Tensor:
+    """The normalized image in a window of any place and zoom, to look for a region in; (D, H, W) float32."""
     shape = volume.labels.shape
-    zoom = float(np.exp(random.uniform(*map(math.log, REGION_ZOOM))))
+    # A finer look is had of what is larger.
+    zoom = float(np.exp(random.uniform(math.log(REGION_ZOOM[0] * finer), math.log(REGION_ZOOM[1]))))
     # Along a short axis no more than the image, so that the window is not mostly padding.
     size = tuple(max(min(round(zoom * n), max(n, extent)), 8) for n, extent in zip(model.patch, shape))
     # The middle of the window lies anywhere in the image.
     start = tuple(int(random.integers(-(n // 2), extent - n // 2 + 1)) for n, extent in zip(size, shape))
-    image = volume.image.crop(Window(start, size, model.patch))
-    truth = region(image, random)
-    return None if truth is None else _patch_sample(image, truth, sampling, model, random)
+    return volume.image.crop(Window(start, size, model.patch).finer(finer))
 
 
-def make_synthetic_sample(config: TrainingConfig, random: np.random.Generator) -> Sample:
-    """A random blob in a random texture: an anatomy that no data set holds."""
-    sampling, model = config.sampling, config.model
-    blob = random_shape(model.patch, random)
-    texture = smooth_noise(model.patch, int(random.integers(4, 12)), random)
-    return _patch_sample(synthesize(texture, blob.int(), random), blob, sampling, model, random)
+def make_drawn_sample(
+    maps: list[LabelMap], config: TrainingConfig, random: np.random.Generator, finer: int = 1
+) -> Sample:
+    """An object without an image, and an image made for it: what no data set holds, or holds without images.
+
+    Args:
+        maps: where the object is from; drawn procedurally if there are none, or none fits.
+        finer: so many times the patch's voxels along each axis.
+    """
+    patch = tuple(n * finer for n in config.model.patch)
+    scene: Scene | None = from_library(maps, patch, random) if maps else None
+    if scene is None:
+        scene = procedural(patch, random)
+    image, truth = make_image(scene, random)
+    return _patch_sample(image, truth, config.sampling, config.model, random)
 
 
 def _patch_sample(
     image: Tensor, truth: Tensor, sampling: Sampling, model: ModelConfig, random: np.random.Generator
 ) -> Sample:
-    """A sample from an image and an object that exist in the patch only."""
-    prompts = ObjectPrompts(1)
+    """A sample from an image and an object that exist in the patch, or a finer one, only."""
+    prompts, patch = ObjectPrompts(1), tuple(truth.shape)
     has_box = random.random() >= sampling.no_box
     if has_box:
         prompts = replace(prompts, box=_challenge_box(truth, random))
-    channels = encode(image, None, prompts, Window((0, 0, 0), model.patch, model.patch), model.style)
+    channels = encode(image, None, prompts, Window((0, 0, 0), patch, patch), model.style)
     sample = Sample(channels, truth, first_click=not has_box)
     return _augmented(sample, random) if sampling.augment else sample
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +16,12 @@ from training.dataset import Volume
 from training.sample import (
     Sample,
     file_probabilities,
+    make_drawn_sample,
     make_finer_sample,
     make_region_sample,
     make_sample,
-    make_synthetic_sample,
 )
+from training.shapes.library import LabelMap
 
 FINER_ATTEMPTS = 30
 """Objects that are tried until one is larger than the patch."""
@@ -72,10 +74,21 @@ class Steps(Dataset[Step]):
 
     Every sample has a generator of its own, seeded by run, step and place in the step, so that two processes with a
     batch of n draw what one with a batch of 2 n draws.
+
+    Args:
+        shapes: label maps without images; their share of the samples is procedural where there are none.
     """
 
-    def __init__(self, volumes: list[Volume], config: TrainingConfig, seed: int, rank: int = 0, processes: int = 1):
-        self.volumes, self.config, self.seed = volumes, config, seed
+    def __init__(
+        self,
+        volumes: list[Volume],
+        config: TrainingConfig,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+        shapes: Sequence[LabelMap] = (),
+    ):
+        self.volumes, self.config, self.seed, self.shapes = volumes, config, seed, list(shapes)
         self.rank, self.processes = rank, processes
         self.probabilities = file_probabilities(volumes, config.sampling)
 
@@ -93,24 +106,36 @@ class Steps(Dataset[Step]):
 
     def sample(self, step: int, place: int) -> Sample:
         random = np.random.default_rng((self.seed, step, place))
-        sampling = self.config.sampling
-        chance = random.random()
-        if chance < sampling.random_shapes:
-            return make_synthetic_sample(self.config, random)
-        volume = self.volumes[random.choice(len(self.volumes), p=self.probabilities)]
-        if chance < sampling.random_shapes + sampling.regions:
-            sample = make_region_sample(volume, self.config, random)
-            if sample is not None:
-                return sample
+        made = self._made_sample(random.random(), random)
+        if made is not None:
+            return made
+        volume = self._volume(random)
         return make_sample(volume, int(random.choice(list(volume.objects))), self.config, random)
 
+    def _volume(self, random: np.random.Generator) -> Volume:
+        return self.volumes[random.choice(len(self.volumes), p=self.probabilities)]
+
+    def _made_sample(self, chance: float, random: np.random.Generator, finer: int = 1) -> Sample | None:
+        """A sample of no labelled object of an image, of the kind that ``chance``, in [0, 1), falls to; None beyond."""
+        sampling = self.config.sampling
+        if chance < sampling.procedural:
+            return make_drawn_sample([], self.config, random, finer)
+        if chance < sampling.procedural + sampling.shapes:
+            return make_drawn_sample(self.shapes, self.config, random, finer)
+        if chance < sampling.procedural + sampling.shapes + sampling.regions:
+            return make_region_sample(self._volume(random), self.config, random, finer)
+        return None
+
     def finer_sample(self, step: int, place: int) -> Sample:
-        """A sample for a finer look: of a real object larger than the patch, if one is soon found."""
+        """A sample for a finer look: made, or of a real object larger than the patch, if one is soon found."""
         random = np.random.default_rng((self.seed, step, place))
-        sample, attempts = None, 0
+        sampling, sample, attempts = self.config.sampling, None, 0
+        if random.random() < sampling.finer_made:
+            made = sampling.procedural + sampling.shapes + sampling.regions
+            sample = self._made_sample(made * random.random(), random, self.config.model.finer)
         while sample is None:
             attempts += 1
-            volume = self.volumes[random.choice(len(self.volumes), p=self.probabilities)]
+            volume = self._volume(random)
             label = int(random.choice(list(volume.objects)))
             any_size = attempts == FINER_ATTEMPTS
             sample = make_finer_sample(volume, label, self.config, random, any_size)
@@ -136,9 +161,12 @@ def stream(steps: Steps, first: int, last: int, workers: int, device: torch.devi
         prefetch_factor=4 if workers else None,
         # Volumes are read before the fork, so workers share them instead of holding copies.
         multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_worker,
     )
 
 
-def _one_thread(_: int) -> None:
+def _worker(_: int) -> None:
     torch.set_num_threads(1)
+    # The run itself ends them. A signal to the whole process group, as Ctrl-C sends it, must not end them before.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,4 @@
-"""Samples beyond the labels: images made from label maps, and objects made from images.
-
-Images made from label maps stand in for what real images are scarce of: any contrast, any texture, any scanner.
+"""Images made anew from a real image and its label map: any contrast, any texture, any scanner.
 
 A region of the label map gets a random brightness; what is not labelled is parted into regions too, by the real image's
 intensities. Blur, a bias field, speckle and noise follow, as in Billot et al., "SynthSeg" (2023), in a patch.
@@ -8,22 +6,12 @@ intensities. Blur, a bias field, speckle and noise follow, as in Billot et al., 
 
 from __future__ import annotations
 
-import cc3d
 import numpy as np
 import torch
-from scipy.ndimage import binary_fill_holes
 from torch import Tensor
-from torch.nn import functional
-from torch.nn.functional import avg_pool3d, interpolate, max_pool3d
+from torch.nn.functional import avg_pool3d
 
-LARGEST_REGION = 0.5
-"""Share of a window."""
-
-
-def smooth_noise(shape: tuple[int, int, int], cells: int, random: np.random.Generator) -> Tensor:
-    """Smooth noise of about unit deviation, ``cells`` random values along each axis, interpolated."""
-    coarse = torch.from_numpy(random.standard_normal((1, 1, cells, cells, cells), dtype=np.float32))
-    return interpolate(coarse, size=shape, mode="trilinear", align_corners=True)[0, 0]
+from training.noise import smooth_noise
 
 
 def synthesize(image: Tensor, labels: Tensor, random: np.random.Generator) -> Tensor:
@@ -61,67 +49,3 @@ def synthesize(image: Tensor, labels: Tensor, random: np.random.Generator) -> Te
         return image
     made = (made - inside.mean()) / inside.std().clamp_min(1e-3)
     return made.masked_fill(padding, 0.0)
-
-
-def region(image: Tensor, random: np.random.Generator) -> Tensor | None:
-    """A connected region of similar intensity: an object that nobody labelled, with borders that the image shows.
-
-    Args:
-        image: (D, H, W) normalized image in the window; exact zeros are padding.
-
-    Returns:
-        bool (D, H, W); None if nothing was found but specks, most of the window, what lies at its rim, rags, or what
-        hardly differs from its surroundings.
-    """
-    content = image != 0
-    if not content.any():
-        return None
-    smooth = avg_pool3d(image[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
-    low = float(random.uniform(0, 0.9))
-    high = low + float(random.uniform(0.1, 0.6))
-    band = torch.quantile(smooth[content][::5], torch.tensor([low, min(high, 1.0)]))
-    inside = (smooth >= band[0]) & (smooth <= band[1]) & content
-    labels = cc3d.connected_components(inside.numpy().view(np.uint8), connectivity=6)
-    statistics = cc3d.statistics(labels)
-    sizes, boxes = statistics["voxel_counts"].astype(float), statistics["bounding_boxes"]
-    # What lies along the rim of the image or of the window is mostly background, seen in part.
-    rim = functional.pad((~content).float(), (1,) * 6, value=1.0)[None, None]
-    at_rim = np.bincount(labels[(max_pool3d(rim, 3, stride=1)[0, 0] > 0).numpy()], minlength=len(sizes))
-    candidates = [
-        label
-        for label in np.flatnonzero((sizes > 1e-3 * image.numel()) & (sizes < LARGEST_REGION * image.numel()))
-        if label > 0
-        and at_rim[label] <= 0.02 * sizes[label]
-        and sizes[label] > 0.15 * np.prod([s.stop - s.start for s in boxes[label]])
-    ]
-    if not candidates:
-        return None
-    found = torch.from_numpy(labels == int(random.choice(candidates)))
-    near = max_pool3d(found[None, None].float(), 5, stride=1, padding=2)[0, 0] > 0
-    around = near & ~found & content
-    if not around.any():
-        return None
-    within, without = float(smooth[found].mean()), float(smooth[around].mean())
-    if abs(within - without) < 0.35 * float(smooth[content].std()):
-        return None
-    # The band's edges are anywhere on the border's slope; the border itself is halfway.
-    found = near & content & ((smooth - (within + without) / 2) * (within - without) > 0)
-    # Opened and closed a little, as a person would draw it: majority of the neighbourhood.
-    found = avg_pool3d(found[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0.45
-    if random.random() < 0.5:  # A whole with what it encloses, as a head or a kidney is.
-        found = torch.from_numpy(binary_fill_holes(found.numpy()))
-    return found if found.any() else None
-
-
-def random_shape(shape: tuple[int, int, int], random: np.random.Generator) -> Tensor:
-    """A blob: smooth noise and a ball's profile, thresholded; bool (D, H, W), not empty."""
-    axes = [torch.linspace(-1, 1, n) for n in shape]
-    radii = random.uniform(0.25, 0.6, 3)
-    squared = sum(
-        (axis / float(radius)).square().view([-1 if a == b else 1 for b in range(3)])
-        for a, (axis, radius) in enumerate(zip(axes, radii))
-    )
-    profile = 1 - squared + 0.6 * smooth_noise(shape, int(random.integers(3, 7)), random)
-    blob = profile > 0
-    blob[tuple(n // 2 for n in shape)] = True
-    return blob

@@ -21,7 +21,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
-from training.step import update
 
 from benchmarks.rehearsal.environment import Environment, MachineError, prepared
 from benchmarks.rehearsal.limits import MIB, LimitError, Limits
@@ -37,6 +36,7 @@ from training.doctor import write_synthetic
 from training.log import read_log
 from training.loop import Run, begin
 from training.pack import pack
+from training.step import update
 
 TINY = ModelConfig(NetworkConfig((8, 16, 24), (1, 1, 1)), (16, 16, 16), PAPER_STYLE, keep_proportions=False, finer=2)
 WEIGHTS = "runs/tiny.pt"

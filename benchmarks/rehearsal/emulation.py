@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from training.step import accumulate, update
 
 from benchmarks.rehearsal.device import CUDA, Counts, CudaTensor, emulated
 from inference import deadline
@@ -22,6 +21,7 @@ from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.doctor import WEIGHTS, agreement, write_synthetic
 from training.loop import Run, begin
+from training.step import accumulate, update
 from training.stream import Steps
 
 MOST_WAITS = 2

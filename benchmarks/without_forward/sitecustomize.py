@@ -17,11 +17,11 @@ def _read(network) -> None:
         parameter.sum()
 
 
-def _segmenter_forward(segmenter, channels):
-    """Ours: (8, D, H, W) -> log-odds (D, H, W)."""
-    _read(segmenter.network)
-    segmenter.seconds[tuple(channels.shape[1:])] = 0.0
-    return channels[BOX] * 8 - 4
+def _predictor_forward(predictor, batch):
+    """Ours: (N, 8, D, H, W) -> log-odds (N, D, H, W)."""
+    _read(predictor.network)
+    predictor.seconds[tuple(batch.shape[2:])] = 0.0
+    return batch[:, BOX] * 8 - 4
 
 
 def _network_forward(network, channels):
@@ -32,7 +32,7 @@ def _network_forward(network, channels):
 
 
 FORWARDS = {
-    "inference.segmenter": ("Segmenter", _segmenter_forward),
+    "inference.predictor": ("Predictor", _predictor_forward),
     "dynamic_network_architectures.architectures.unet": ("ResidualEncoderUNet", _network_forward),
 }
 """Module -> the class in it whose ``forward`` is replaced, and by what."""

@@ -194,6 +194,8 @@ class TestOneGo:
 
         assert "nothing says what to segment" in refused(*start, "--weights", weights)
         assert "no such file; expected weights" in refused(*start, *box, "--weights", tmp_path / "none.pt")
+        assert "device 'no device': " in refused(*start, *box, "--weights", weights, "--device", "no device")
+        assert "device 'meta': " in refused(*start, *box, "--weights", weights, "--device", "meta")
         assert "ends in .png" in refused(*start, *box, "--preview", tmp_path / "preview.svg")
         assert "no such folder" in refused(image_file, *box, "-o", tmp_path / "nowhere" / "mask.nrrd")
         assert "no such file or folder" in refused(tmp_path / "scan.dcm", *box, "-o", tmp_path / "mask.nrrd")

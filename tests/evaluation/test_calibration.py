@@ -18,6 +18,7 @@ from inference import checkpoint
 from inference.case import Box, CaseError
 from inference.checkpoint import ModelConfig
 from inference.network import NetworkConfig, ResidualEncoderUNet
+from inference.predictor import Predictor
 from inference.prompts import PAPER_STYLE
 from inference.segmenter import Segmenter
 
@@ -37,7 +38,7 @@ class Answers(nn.Module):
 
 
 def segmenter(log_odds: float, config: ModelConfig = CONFIG) -> Segmenter:
-    return Segmenter(Answers(log_odds), config, torch.device("cpu"))
+    return Segmenter(Predictor(Answers(log_odds), config, torch.device("cpu")))
 
 
 @pytest.fixture

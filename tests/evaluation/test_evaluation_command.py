@@ -1,6 +1,9 @@
 """The command line, from a folder of cases to the page."""
 
 import csv
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from blocks import write_case
@@ -10,6 +13,8 @@ from inference import checkpoint
 from inference.checkpoint import ModelConfig
 from inference.network import NetworkConfig, ResidualEncoderUNet
 from inference.prompts import PAPER_STYLE
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -38,7 +43,7 @@ def test_a_run_with_and_without_boxes_and_the_report(cases, tmp_path, capsys):
         (f"{name}.npz", boxes) for boxes in ("yes", "dropped") for name in ("CT_a", "CT_b", "MR_c")
     ]
     assert main(["report", "--cases", str(cases), "--results", str(results)]) == 0
-    assert capsys.readouterr().out.strip() == str(results / "report.html")
+    assert capsys.readouterr().out.splitlines()[-1] == str(results / "report.html")
 
 
 def test_the_segmenter_is_run_in_this_process(cases, tmp_path):
@@ -76,6 +81,26 @@ def test_a_shard_that_makes_no_sense_is_refused(cases, tmp_path, shard):
         run(cases, tmp_path, "--shard", shard)
 
 
+def test_several_folders_stand_side_by_side_in_the_terminal(cases, tmp_path, capsys):
+    unseen = tmp_path / "unseen"
+    unseen.mkdir()
+    write_case(unseen / "PET_d.npz")
+    results = tmp_path / "results"
+    assert run(cases, results, "--cases", str(unseen)) == 0
+    table = capsys.readouterr().out
+    assert table.splitlines()[0].split() == ["ellipsoid,", "with", "boxes", "cases", "unseen"]
+    assert table.splitlines()[1].split() == ["cases", "3", "1"]
+    assert main(["report", "--cases", str(cases), str(unseen), "--results", str(results)]) == 0
+    assert capsys.readouterr().out == f"{table}{results / 'report.html'}\n"
+
+
+def test_the_command_starts_without_the_packages_that_only_some_actions_need():
+    absent = ("matplotlib", "jinja2", "skimage", "surface_distance")
+    code = f"import sys; sys.modules |= dict.fromkeys({absent}); from evaluation.__main__ import main; main(['--help'])"
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "report" in finished.stdout, finished.stderr
+
+
 def test_errors_are_one_line(tmp_path, capsys):
     assert run(tmp_path / "absent", tmp_path / "results") == 2
     assert capsys.readouterr().err.strip().endswith("no such folder; expected a folder of .npz cases")
@@ -83,3 +108,5 @@ def test_errors_are_one_line(tmp_path, capsys):
     write_case(tmp_path / "CT_a.npz")
     assert main(weights) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert main([*weights, "--device", "no device"]) == 2
+    assert capsys.readouterr().err.startswith("error: device 'no device': ")

@@ -7,15 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from blocks import SHAPE, write_case
+from torch import nn
 
 from evaluation.cases import list_cases, read_evaluation_case, without_boxes, write_step_input
-from evaluation.contestants import Command, ContestantError, DockerImage, InProcess
+from evaluation.contestants import Command, ContestantError, DockerImage, InProcess, unhurried
 from evaluation.protocol import evaluate, evaluate_case
 from evaluation.results import CaseResult, ResultsFolder, Scores, StepResult
 from evaluation.simulated_user import click_from_error
 from evaluation.table import csv_row
 from inference.case import CaseError, read_case
+from inference.checkpoint import ModelConfig
+from inference.network import NetworkConfig
+from inference.prompts import PAPER_STYLE
+from inference.segmenter import Segmenter
 
 
 class Recorder:
@@ -27,12 +33,13 @@ class Recorder:
         self.behaviours = list(behaviours)
         self.inputs = []
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> None:
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
         assert [path.name for path in inputs.iterdir()] == [case_name]
         with np.load(inputs / case_name, allow_pickle=True) as arrays:
             self.inputs.append(dict(arrays))
         behaviour = self.behaviours[min(len(self.inputs), len(self.behaviours)) - 1]
         behaviour(outputs / case_name)
+        return 0
 
 
 def writing(segmentation, key="segs"):
@@ -146,6 +153,27 @@ def test_an_error_in_this_process_is_the_contestants(case):
     result, _ = evaluate_case(case, InProcess("broken", {}, segment))
     assert "RuntimeError: out of memory" in result.remark
     assert "\n" not in result.remark
+
+
+def test_objects_that_the_network_failed_on_are_counted_and_said(case, capsys):
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise ArithmeticError("no answer")
+
+    config = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE)
+    result, _ = evaluate_case(case, unhurried(Segmenter(Broken(), config, torch.device("cpu"))))
+    assert [step.failed_objects for step in result.steps] == [2] * 6
+    assert result.failed_objects == 12
+    assert result.remark == "runs 1, 2, 3, 4, 5, 6: the network failed on 2 of 2 objects"
+    assert csv_row(result)["Failed_Objects"] == 12
+    assert "ArithmeticError" in capsys.readouterr().err
+
+
+def test_the_dsc_of_each_object_is_kept(case):
+    first_only = np.where(case.truth == 1, 1, 0).astype(np.uint8)
+    result, _ = evaluate_case(case, Recorder(writing(first_only), writing(case.truth)))
+    assert [step.object_dsc for step in result.steps] == [(1, 0)] + [(1, 1)] * 5
+    assert not result.lacks_objects
 
 
 def test_too_long_a_time_counts_zero_and_keeps_the_raw_scores(case):

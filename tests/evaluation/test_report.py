@@ -113,6 +113,7 @@ class Contestant:
     def run(self, inputs, outputs, case_name, patience):
         if self.outputs.get(case_name) is not None:
             np.savez(outputs / case_name, segs=self.outputs[case_name])
+        return 0
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def results(tmp_path):
 
 
 def test_the_page_is_whole_and_names_every_failure(results):
-    page = write_report(results, results.parent / "cases").read_text()
+    page = write_report(results, [results.parent / "cases"]).read_text()
     for name, reason in (
         ("MR_silent.npz", "wrote no MR_silent.npz"),
         ("PET_shape.npz", "wrote shape (11, 20, 24); expected (12, 20, 24)"),
@@ -152,20 +153,20 @@ def test_the_page_is_whole_and_names_every_failure(results):
 
 
 def test_the_focus_can_be_chosen_and_must_exist(results):
-    page = write_report(results, results.parent / "cases", focus="ellipsoid").read_text()
+    page = write_report(results, [results.parent / "cases"], focus="ellipsoid").read_text()
     assert "Best and worst cases of ellipsoid" in page
     with pytest.raises(CaseError, match="no such contestant; expected one of ellipsoid, ours"):
-        write_report(results, results.parent / "cases", focus="theirs")
+        write_report(results, [results.parent / "cases"], focus="theirs")
 
 
 def test_a_report_without_the_cases_still_has_the_figures(results, tmp_path):
-    page = write_report(results, tmp_path / "elsewhere").read_text()
+    page = write_report(results, [tmp_path / "elsewhere"]).read_text()
     assert page.count("Not drawn: ") == 2
 
 
 def test_a_report_needs_results(tmp_path):
     with pytest.raises(CaseError, match="no results in it"):
-        write_report(tmp_path, tmp_path)
+        write_report(tmp_path, [tmp_path])
 
 
 def test_a_case_of_which_nothing_was_found_can_be_drawn(case_path):

@@ -17,6 +17,7 @@ from inference import checkpoint
 from inference.case import Box, Voxel
 from inference.checkpoint import ModelConfig
 from inference.network import LogOddsUNet, NetworkConfig, ResidualEncoderUNet
+from inference.predictor import Predictor
 from inference.prompts import PAPER_STYLE
 from inference.segmenter import Segmenter
 
@@ -139,7 +140,7 @@ def write_weights(path: Path, model: ModelConfig = TINY) -> Path:
 def segmenter(network: nn.Module | None = None, model: ModelConfig = TINY) -> Segmenter:
     """A segmenter on the CPU around any module (N, 8, D, H, W) -> (N, 1, D, H, W); by default a random U-Net."""
     network = network or LogOddsUNet(randomized(ResidualEncoderUNet(model.network)))
-    return Segmenter(network.eval(), model, torch.device("cpu"))
+    return Segmenter(Predictor(network.eval(), model, torch.device("cpu")))
 
 
 class Repeats(nn.Module):

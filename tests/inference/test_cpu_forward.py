@@ -11,7 +11,7 @@ import torch
 from inference import checkpoint
 from inference.cpu_forward import PIECE, CpuUNet, for_cpu
 from inference.network import FULL, LogOddsUNet, NetworkConfig, ResidualEncoderUNet
-from inference.segmenter import load_segmenter
+from inference.predictor import load_predictor
 from tests.inference.factories import randomized, write_weights
 
 SMALL = NetworkConfig((8, 12, 16), (1, 2, 3))
@@ -89,4 +89,4 @@ def test_without_onednn_the_plain_network_is_left(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_segmenter_on_the_cpu_has_it(tmp_path: Path) -> None:
-    assert isinstance(load_segmenter(write_weights(tmp_path / "weights.pt"), "cpu").network, CpuUNet)
+    assert isinstance(load_predictor(write_weights(tmp_path / "weights.pt"), "cpu").network, CpuUNet)

@@ -16,7 +16,9 @@ from inference.case import Box, Case, ObjectPrompts
 from inference.deadline import Deadline
 from inference.edges import CLEAR, EPSILON, RADIUS, Edges, _mean
 from inference.intensities import NormalizedImage
-from inference.segmenter import ONE_FORWARD, Segmenter, segment_case
+from inference.predictor import Predictor
+from inference.refinement import ONE_FORWARD
+from inference.segmenter import Segmenter, segment_case
 from inference.window import Window
 
 PATCH = (16, 16, 16)
@@ -161,12 +163,12 @@ class TestInTheSegmenter:
     def segment(self, edges: bool, seconds: float = 600, box: Box = BOX) -> float:
         image, truth = phantom(noise=5)
         case = Case("a.npz", image, (1, 1, 1), (ObjectPrompts(1, box),))
-        tool = Segmenter(self.Off(), TINY, torch.device("cpu"), effort=replace(ONE_FORWARD, edges=edges))
-        tool.seconds = {PATCH: 0.001}
-        labels = segment_case(case, tool, Deadline(seconds), say=pytest.fail)
+        predictor = Predictor(self.Off(), TINY, torch.device("cpu"), {PATCH: 0.001})
+        tool = Segmenter(predictor, replace(ONE_FORWARD, edges=edges))
+        labels = segment_case(case, tool, Deadline(seconds), log=pytest.fail)
         return 2 * (truth & (labels == 1)).sum() / (truth.sum() + (labels == 1).sum())
 
-    def test_the_effort_decides(self) -> None:
+    def test_the_setting_decides(self) -> None:
         assert self.segment(edges=True) > self.segment(edges=False) + 0.05
 
     def test_an_object_that_fits_is_left_alone(self) -> None:
@@ -176,5 +178,5 @@ class TestInTheSegmenter:
 
     def test_nothing_is_followed_without_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = self.segment(edges=False)
-        monkeypatch.setattr("inference.segmenter.EDGE_VOXELS_PER_SECOND", 1.0)
+        monkeypatch.setattr("inference.refinement.EDGE_VOXELS_PER_SECOND", 1.0)
         assert self.segment(edges=True) == plain

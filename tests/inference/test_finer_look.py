@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from inference.case import Box, Case, Click, ObjectPrompts
 from inference.deadline import Deadline
+from inference.predictor import Predictor
 from inference.prompts import IMAGE, PREVIOUS
-from inference.segmenter import ONE_FORWARD, Segmenter, segment_case
+from inference.refinement import ONE_FORWARD
+from inference.segmenter import Segmenter, segment_case
 
 PATCH, FINE = (16, 16, 16), (32, 32, 32)
 SO_FAR = "object 1: taking what the network has said so far"
@@ -38,14 +40,10 @@ class Bright(nn.Module):
         return [tuple(x.shape[1:]) for x in self.shown]
 
 
-def segmenter(network: nn.Module, times: int = 2, **effort: bool) -> Segmenter:
-    return Segmenter(
-        network,
-        replace(TINY, finer=times, temperature=3.0),
-        torch.device("cpu"),
-        replace(ONE_FORWARD, **({"finer": True} | effort)),
-        {PATCH: 1e-3},
-    )
+def segmenter(network: nn.Module, times: int = 2, **settings: bool) -> Segmenter:
+    config = replace(TINY, finer=times, temperature=3.0)
+    predictor = Predictor(network, config, torch.device("cpu"), {PATCH: 1e-3})
+    return Segmenter(predictor, replace(ONE_FORWARD, **({"fine_pass": True} | settings)))
 
 
 def comb(*clicks: Click) -> Case:
@@ -61,14 +59,14 @@ def dice(labels: np.ndarray, case: Case) -> float:
 
 
 def seen_coarsely(case: Case) -> np.ndarray:
-    return segment_case(case, segmenter(Bright(), times=1), Deadline(600), say=pytest.fail)
+    return segment_case(case, segmenter(Bright(), times=1), Deadline(600), log=pytest.fail)
 
 
 def test_detail_that_the_coarse_look_loses_comes_back() -> None:
     case = comb()
     coarse = seen_coarsely(case)
     network = Bright()
-    fine = segment_case(case, segmenter(network), Deadline(600), say=pytest.fail)
+    fine = segment_case(case, segmenter(network), Deadline(600), log=pytest.fail)
     assert network.patches == [PATCH, FINE]
     assert dice(fine, case) > dice(coarse, case) + 0.1
 
@@ -76,7 +74,7 @@ def test_detail_that_the_coarse_look_loses_comes_back() -> None:
 def test_it_is_shown_what_was_seen_coarsely_as_it_was_in_training() -> None:
     """Probabilities before the temperature, interpolated."""
     network = Bright()
-    segment_case(comb(), segmenter(network), Deadline(600), say=pytest.fail)
+    segment_case(comb(), segmenter(network), Deadline(600), log=pytest.fail)
     coarse, fine = network.shown
     assert not coarse[PREVIOUS].any()
     odds = torch.nn.functional.interpolate(20 * coarse[IMAGE][None, None], scale_factor=2, mode="trilinear")[0, 0]
@@ -88,23 +86,23 @@ def test_an_object_that_fits_is_looked_at_once() -> None:
     image[10:22, 10:22, 10:22] = 200
     network = Bright()
     case = Case("a.npz", image, (1, 1, 1), (ObjectPrompts(1, Box((10, 10, 10), (21, 21, 21))),))
-    segment_case(case, segmenter(network), Deadline(600), say=pytest.fail)
+    segment_case(case, segmenter(network), Deadline(600), log=pytest.fail)
     assert network.patches == [PATCH]
 
 
 def test_weights_that_were_not_taught_to_and_efforts_that_do_not_want_to_look_once() -> None:
-    for tool in (segmenter(Bright(), times=1), segmenter(Bright(), finer=False)):
-        segment_case(comb(), tool, Deadline(600), say=pytest.fail)
-        assert tool.network.patches == [PATCH]
+    for tool in (segmenter(Bright(), times=1), segmenter(Bright(), fine_pass=False)):
+        segment_case(comb(), tool, Deadline(600), log=pytest.fail)
+        assert tool.predictor.network.patches == [PATCH]
 
 
 def test_it_is_left_out_where_there_is_no_time() -> None:
     """Half a second a coarse look: a fine one would take four, and there are about two."""
     network = Bright(seconds=0.5, fine_seconds=4.0)
     tool = segmenter(network)
-    tool.seconds = {PATCH: 0.5}
+    tool.predictor.seconds = {PATCH: 0.5}
     began = time.monotonic()
-    labels = segment_case(comb(), tool, Deadline(3.5), say=pytest.fail)
+    labels = segment_case(comb(), tool, Deadline(3.5), log=pytest.fail)
     assert time.monotonic() - began < 3.5
     assert network.patches == [PATCH] and labels.any()
 
@@ -114,7 +112,7 @@ def test_what_was_seen_before_it_stalled_is_kept() -> None:
     said: list[str] = []
     network = Bright(fine_seconds=4.0)
     began = time.monotonic()
-    labels = segment_case(comb(), segmenter(network), Deadline(2.5), say=said.append)
+    labels = segment_case(comb(), segmenter(network), Deadline(2.5), log=said.append)
     assert time.monotonic() - began < 2.5
     assert network.patches == [PATCH, FINE] and SO_FAR in said
     np.testing.assert_array_equal(labels, seen_coarsely(comb()))
@@ -129,7 +127,7 @@ def test_what_was_seen_before_it_ran_out_of_memory_is_kept() -> None:
 
     said: list[str] = []
     network = Greedy()
-    labels = segment_case(comb(), segmenter(network), Deadline(600), say=said.append)
+    labels = segment_case(comb(), segmenter(network), Deadline(600), log=said.append)
     assert network.patches == [PATCH]
     assert said == ["object 1: out of memory", SO_FAR]
     np.testing.assert_array_equal(labels, seen_coarsely(comb()))
@@ -143,7 +141,7 @@ def test_what_was_seen_before_an_error_is_kept_and_the_error_counted(capsys: pyt
     said: list[str] = []
     network = Broken()
     tool = segmenter(network)
-    labels = segment_case(comb(), tool, Deadline(600), say=said.append)
+    labels = segment_case(comb(), tool, Deadline(600), log=said.append)
     assert network.patches == [PATCH, FINE, FINE]
     assert said == ["object 1: ArithmeticError: the network's output is not finite", SO_FAR]
     assert tool.failures == 1 and "ArithmeticError" in capsys.readouterr().err
@@ -153,8 +151,8 @@ def test_what_was_seen_before_an_error_is_kept_and_the_error_counted(capsys: pyt
 def test_a_background_click_takes_away_what_only_the_fine_look_parts() -> None:
     """Coarsely the plates are one; finely each is a piece of its own, and a click rules one out."""
     click = Click((30, 15, 30), positive=False)
-    kept = segment_case(comb(), segmenter(Bright(), pieces=True), Deadline(600), say=pytest.fail)
-    ruled_out = segment_case(comb(click), segmenter(Bright(), pieces=True), Deadline(600), say=pytest.fail)
+    kept = segment_case(comb(), segmenter(Bright(), pieces=True), Deadline(600), log=pytest.fail)
+    ruled_out = segment_case(comb(click), segmenter(Bright(), pieces=True), Deadline(600), log=pytest.fail)
     assert (kept[:, 14:17] == 1).mean() > 0.3
     assert (ruled_out[:, 14:17] == 1).mean() < 0.05 * (kept[:, 14:17] == 1).mean()
     np.testing.assert_array_equal(ruled_out[:, 30:], kept[:, 30:])
@@ -163,6 +161,6 @@ def test_a_background_click_takes_away_what_only_the_fine_look_parts() -> None:
 def test_edges_are_followed_from_the_finer_patch() -> None:
     case = comb()
     tool = segmenter(Bright(), edges=True)
-    followed = segment_case(case, tool, Deadline(600), say=pytest.fail)
-    assert tool.network.patches == [PATCH, FINE]
+    followed = segment_case(case, tool, Deadline(600), log=pytest.fail)
+    assert tool.predictor.network.patches == [PATCH, FINE]
     assert dice(followed, case) > 0.8

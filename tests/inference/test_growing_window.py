@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from inference.case import Box, Case, Click, ObjectPrompts
 from inference.deadline import Deadline
+from inference.placement import zoomed_out
+from inference.predictor import Predictor
 from inference.prompts import IMAGE
-from inference.segmenter import Segmenter, obey_clicks, segment_case
-from inference.window import Window, grown
+from inference.segmenter import Segmenter, enforce_clicks, segment_case
+from inference.window import Window
 
 PATCH = (16, 16, 16)
 WINDOW = Window((20, 20, 20), PATCH, PATCH)
@@ -27,7 +29,7 @@ def odds(*where: slice) -> Tensor:
 
 
 def test_an_object_inside_needs_no_larger_window():
-    assert grown(WINDOW, odds(slice(3, 9), slice(3, 9), slice(3, 9)), (60, 60, 60), False) is None
+    assert zoomed_out(WINDOW, odds(slice(3, 9), slice(3, 9), slice(3, 9)), (60, 60, 60), False) is None
 
 
 @pytest.mark.parametrize(
@@ -39,17 +41,17 @@ def test_an_object_inside_needs_no_larger_window():
     ],
 )
 def test_a_window_grows_where_the_object_reaches_out(z: slice, expected: Window):
-    assert grown(WINDOW, odds(z, slice(3, 9), slice(3, 9)), (60, 60, 60), False) == expected
+    assert zoomed_out(WINDOW, odds(z, slice(3, 9), slice(3, 9)), (60, 60, 60), False) == expected
 
 
 def test_a_window_keeps_its_proportions_and_its_middle_if_asked():
-    larger = grown(WINDOW, odds(slice(0, 16), slice(3, 9), slice(3, 9)), (60, 60, 60), True)
+    larger = zoomed_out(WINDOW, odds(slice(0, 16), slice(3, 9), slice(3, 9)), (60, 60, 60), True)
     assert larger == Window((16, 16, 16), (24, 24, 24), PATCH)
 
 
 def test_the_image_s_own_border_is_no_reason_to_grow():
     at_corner = Window((0, 0, 0), PATCH, PATCH)
-    assert grown(at_corner, odds(slice(0, 16), slice(0, 9), slice(0, 9)), PATCH, False) is None
+    assert zoomed_out(at_corner, odds(slice(0, 16), slice(0, 9), slice(0, 9)), PATCH, False) is None
 
 
 class Bright(nn.Module):
@@ -72,7 +74,7 @@ def bright_case(box: Box | None) -> Case:
 
 
 def test_one_click_finds_an_object_larger_than_the_patch():
-    segmenter = Segmenter(Bright(), TINY, torch.device("cpu"), seconds={PATCH: 0.01})
+    segmenter = Segmenter(Predictor(Bright(), TINY, torch.device("cpu"), {PATCH: 0.01}))
     case = bright_case(None)
     found = segment_case(case, segmenter, Deadline(600)) == 1
     truth = case.image == 200
@@ -94,7 +96,7 @@ def test_a_small_object_found_by_its_first_click_is_looked_at_again_magnified():
     case = Case("case.npz", image, (1, 1, 1), (ObjectPrompts(1, clicks=(Click((41, 41, 41), True),)),))
     network = Remembers()
     config = replace(TINY, keep_proportions=False)
-    segmenter = Segmenter(network, config, torch.device("cpu"), seconds={PATCH: 0.01})
+    segmenter = Segmenter(Predictor(network, config, torch.device("cpu"), {PATCH: 0.01}))
     labels = segment_case(case, segmenter, Deadline(600))
     assert len(network.sizes) == 2
     assert network.sizes[0] == 27 and network.sizes[1] > 27, "first at native resolution, then magnified"
@@ -109,24 +111,24 @@ def test_without_time_the_first_look_counts():
         """After its first look, it seems to take longer than there is time."""
 
         def forward(self, x: Tensor) -> Tensor:
-            segmenter.expected_seconds = lambda patch: 100.0
+            segmenter.predictor.expected_seconds = lambda patch: 100.0
             return super().forward(x)
 
     network = Slowing()
-    segmenter = Segmenter(network, TINY, torch.device("cpu"), seconds={PATCH: 0.01})
+    segmenter = Segmenter(Predictor(network, TINY, torch.device("cpu"), {PATCH: 0.01}))
     labels = segment_case(bright_case(None), segmenter, Deadline(60))
     assert network.windows == 1 and labels.any()
 
 
 def test_a_box_is_taken_at_its_word():
     network = Bright()
-    segmenter = Segmenter(network, TINY, torch.device("cpu"), seconds={PATCH: 0.01})
+    segmenter = Segmenter(Predictor(network, TINY, torch.device("cpu"), {PATCH: 0.01}))
     segment_case(bright_case(Box((38, 38, 38), (42, 42, 42))), segmenter, Deadline(600))
     assert network.windows == 1
 
 
 def test_clicks_are_obeyed_whatever_the_network_says():
-    segmenter = Segmenter(Bright(), TINY, torch.device("cpu"), seconds={PATCH: 0.01})
+    segmenter = Segmenter(Predictor(Bright(), TINY, torch.device("cpu"), {PATCH: 0.01}))
     case = bright_case(None)
     dark, bright = (5, 5, 5), (40, 40, 40)
     objects = (
@@ -140,7 +142,7 @@ def test_clicks_are_obeyed_whatever_the_network_says():
 def test_the_later_of_two_contradicting_clicks_wins():
     labels = np.zeros((3, 3, 3), np.uint8)
     voxel = (1, 1, 1)
-    obey_clicks(labels, (ObjectPrompts(1, clicks=(Click(voxel, True), Click(voxel, False))),))
+    enforce_clicks(labels, (ObjectPrompts(1, clicks=(Click(voxel, True), Click(voxel, False))),))
     assert labels[voxel] == 0
-    obey_clicks(labels, (ObjectPrompts(1, clicks=(Click(voxel, False), Click(voxel, True))),))
+    enforce_clicks(labels, (ObjectPrompts(1, clicks=(Click(voxel, False), Click(voxel, True))),))
     assert labels[voxel] == 1

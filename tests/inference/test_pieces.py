@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from inference.case import Box, Case, Click, ObjectPrompts
 from inference.deadline import Deadline
 from inference.pieces import disobeyed, piece, without_ruled_out
+from inference.predictor import Predictor
 from inference.prompts import IMAGE
-from inference.segmenter import Effort, Segmenter, segment_case
+from inference.refinement import RefinementConfig
+from inference.segmenter import Segmenter, segment_case
 from inference.window import Window
 
 WINDOW = Window((10, 0, 0), (32, 16, 16), (16, 16, 16))
@@ -81,10 +83,10 @@ def test_a_click_on_a_missed_piece_adds_it_and_keeps_the_rest() -> None:
     prompts = ObjectPrompts(1, Box((8, 8, 8), (52, 52, 52)), (Click((48, 48, 48), True),))
     case = Case("a.npz", image, (1, 1, 1), (prompts,))
 
-    def dice(effort: Effort) -> float:
-        tool = Segmenter(OnlyTheLargest(), TINY, torch.device("cpu"), effort=effort, seconds={TINY.patch: 0.001})
+    def dice(settings: RefinementConfig) -> float:
+        tool = Segmenter(Predictor(OnlyTheLargest(), TINY, torch.device("cpu"), {TINY.patch: 0.001}), settings)
         found = segment_case(case, tool, Deadline(600)) == 1
         assert found[16, 16, 16]
         return 2 * (found & truth).sum() / (found.sum() + truth.sum())
 
-    assert dice(Effort(tiles=0)) > dice(Effort(tiles=0, pieces=False)) + 0.03
+    assert dice(RefinementConfig(tiles=0)) > dice(RefinementConfig(tiles=0, pieces=False)) + 0.03

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inference.case import Box, Click, ObjectPrompts, Voxel
+from inference.placement import window_for
 from inference.prompts import (
     BOX,
     BOX_NEGATIVE,
@@ -25,7 +26,7 @@ from inference.prompts import (
     draw_box,
     encode,
 )
-from inference.window import Window, window_for
+from inference.window import Window
 
 PATCH = (16, 20, 24)
 WINDOW = Window((0, 0, 0), PATCH, PATCH)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from inference.case import Box, Case, Click, ObjectPrompts, Voxel
+from inference.placement import central_third
 from inference.proposals import WITHOUT_PROMPTS, intersection_over_union, propose
-from inference.window import central_third
 
 SHAPE = (40, 50, 60)
 BRIGHT, DARK = Box((8, 10, 12), (17, 21, 23)), Box((22, 26, 32), (31, 39, 45))

@@ -18,7 +18,8 @@ from inference.checkpoint import ModelConfig
 from inference.deadline import Deadline, Watchdog
 from inference.network import NetworkConfig
 from inference.prompts import BOX, CLICK, PAPER_STYLE, PREVIOUS
-from inference.segmenter import Effort, segment_case
+from inference.refinement import RefinementConfig
+from inference.segmenter import segment_case
 from tests.inference.factories import TINY, Repeats, segmenter, volume
 
 SHAPE = (20, 30, 40)
@@ -92,10 +93,10 @@ class TestAnObjectInsideAnother:
 
     OUTER, INNER = BOX_1, Box((4, 5, 6), (6, 8, 10))
 
-    def segment(self, *objects: ObjectPrompts, previous: np.ndarray | None = None, **effort: bool) -> np.ndarray:
+    def segment(self, *objects: ObjectPrompts, previous: np.ndarray | None = None, **settings: bool) -> np.ndarray:
         repeats = segmenter(Repeats(BOX))
-        repeats.effort = Effort(**effort)
-        return segment_case(a_case(*objects, previous=previous), repeats, Deadline(PLENTY), say=pytest.fail)
+        repeats.refinement = RefinementConfig(**settings)
+        return segment_case(a_case(*objects, previous=previous), repeats, Deadline(PLENTY), log=pytest.fail)
 
     @pytest.mark.parametrize("outer", [1, 2])
     def test_has_what_both_claim_while_there_are_only_boxes(self, outer: int) -> None:
@@ -120,7 +121,7 @@ class TestAnObjectInsideAnother:
 
     def test_has_it_without_a_network_too(self) -> None:
         case = a_case(ObjectPrompts(1, self.OUTER), ObjectPrompts(2, self.INNER))
-        labels = segment_case(case, None, Deadline(PLENTY), say=lambda line: None)
+        labels = segment_case(case, None, Deadline(PLENTY), log=lambda line: None)
         expected = inscribed(self.OUTER).astype(np.uint8)
         expected[inscribed(self.INNER)] = 2
         np.testing.assert_array_equal(labels, expected)
@@ -137,12 +138,12 @@ class TestTheSlicesOfABox:
         box: Box | None = BOX,
         guessed: bool = False,
         previous: np.ndarray | None = None,
-        **effort: bool,
+        **settings: bool,
     ) -> np.ndarray:
         yes = segmenter(Hooked(lambda number, shape: torch.full((1, 1, *shape), 4.0)))
-        yes.effort = Effort(**effort)
+        yes.refinement = RefinementConfig(**settings)
         case = a_case(ObjectPrompts(1, box, clicks, guessed), previous=previous)
-        return segment_case(case, yes, Deadline(PLENTY), say=pytest.fail)
+        return segment_case(case, yes, Deadline(PLENTY), log=pytest.fail)
 
     def slices(self, *clicks: Click, **others: Any) -> list[int]:
         return np.flatnonzero(self.segment(*clicks, **others).any(axis=(1, 2))).tolist()
@@ -189,33 +190,33 @@ class TestWhereTheAnswerLands:
     """A stand-in network repeats one of its input channels: its answer must come out where it went in."""
 
     def test_the_box_channel_is_the_box(self) -> None:
-        labels = segment_case(boxed(BOX_1, BOX_2, BOX_3), segmenter(Repeats(BOX)), Deadline(PLENTY), say=pytest.fail)
+        labels = segment_case(boxed(BOX_1, BOX_2, BOX_3), segmenter(Repeats(BOX)), Deadline(PLENTY), log=pytest.fail)
         np.testing.assert_array_equal(labels, filled(BOX_1, BOX_2, BOX_3))
 
     def test_the_previous_channel_is_this_objects_previous_mask(self) -> None:
         previous = filled(BOX_1, BOX_2)
         objects = [ObjectPrompts(1, BOX_1), ObjectPrompts(2)]
         case = a_case(*objects, previous=previous)
-        labels = segment_case(case, segmenter(Repeats(PREVIOUS)), Deadline(PLENTY), say=pytest.fail)
+        labels = segment_case(case, segmenter(Repeats(PREVIOUS)), Deadline(PLENTY), log=pytest.fail)
         np.testing.assert_array_equal(labels, previous)
 
     def test_a_click_far_outside_the_boxs_window_is_seen(self) -> None:
         click = Click((18, 28, 38), True)
         case = a_case(ObjectPrompts(1, Box((1, 1, 1), (3, 3, 3)), (click,)))
-        labels = segment_case(case, segmenter(Repeats(CLICK)), Deadline(PLENTY), say=pytest.fail)
+        labels = segment_case(case, segmenter(Repeats(CLICK)), Deadline(PLENTY), log=pytest.fail)
         assert labels[click.position] == 1
         assert labels[2, 2, 2] == 0
 
     def test_a_box_that_needs_zoom_comes_back_in_place(self) -> None:
         box = Box((1, 2, 3), (18, 27, 36))
-        labels = segment_case(boxed(box), segmenter(Repeats(BOX)), Deadline(PLENTY), say=pytest.fail)
+        labels = segment_case(boxed(box), segmenter(Repeats(BOX)), Deadline(PLENTY), log=pytest.fail)
         expected = filled(box)
         overlap = 2 * (labels * expected).sum() / (labels.sum() + expected.sum())
         assert overlap > 0.9
 
     @pytest.mark.parametrize("flat", [Box((5, 4, 4), (5, 12, 12)), Box((7, 7, 7), (7, 7, 7))], ids=["slice", "voxel"])
     def test_a_flat_box_is_not_lost(self, flat: Box) -> None:
-        labels = segment_case(boxed(flat), segmenter(Repeats(BOX)), Deadline(PLENTY), say=pytest.fail)
+        labels = segment_case(boxed(flat), segmenter(Repeats(BOX)), Deadline(PLENTY), log=pytest.fail)
         np.testing.assert_array_equal(labels, filled(flat))
 
     def test_the_image_is_normalized_in_its_nonzero_box(self) -> None:
@@ -229,7 +230,7 @@ class TestWhereTheAnswerLands:
         image = np.zeros((16, 16, 16), np.uint8)
         image[2:14, 3:15, 4:12] = np.random.default_rng(0).integers(1, 256, (12, 12, 8))
         case = Case("a.npz", image, (1.0, 1.0, 1.0), (ObjectPrompts(1, Box((6, 6, 6), (9, 9, 9))),))
-        segment_case(case, segmenter(Remembers()), Deadline(PLENTY), say=pytest.fail)
+        segment_case(case, segmenter(Remembers()), Deadline(PLENTY), log=pytest.fail)
         crop = image[2:14, 3:15, 4:12].astype(np.float64)
         expected = np.zeros(image.shape)
         expected[2:14, 3:15, 4:12] = (crop - crop.mean()) / crop.std()
@@ -239,7 +240,7 @@ class TestWhereTheAnswerLands:
     def test_any_shape_of_image(self, shape: Voxel) -> None:
         box = Box.of(shape)
         labels = segment_case(
-            a_case(ObjectPrompts(1, box), shape=shape), segmenter(), Deadline(PLENTY), say=pytest.fail
+            a_case(ObjectPrompts(1, box), shape=shape), segmenter(), Deadline(PLENTY), log=pytest.fail
         )
         assert labels.shape == shape
         assert labels.dtype == np.uint8
@@ -247,16 +248,16 @@ class TestWhereTheAnswerLands:
 
 class TestTemperature:
     def test_log_odds_are_divided_by_it(self) -> None:
-        channels = torch.randn(8, 16, 16, 16, generator=torch.Generator().manual_seed(0))
-        mild = segmenter(model=replace(TINY, temperature=4.0)).forward(channels)
-        torch.testing.assert_close(mild * 4, segmenter().forward(channels))
+        channels = torch.randn(1, 8, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+        mild = segmenter(model=replace(TINY, temperature=4.0)).predictor.forward(channels)
+        torch.testing.assert_close(mild * 4, segmenter().predictor.forward(channels))
 
     @pytest.mark.parametrize(("temperature", "label"), [(1.0, 1), (0.1, 0)])
     def test_it_decides_where_objects_compete_with_the_background(self, temperature: float, label: int) -> None:
         """Three objects of p = 0.4 leave 0.22 to the background, three of p = 0.02 leave 0.95."""
         network = Hooked(lambda _, shape: torch.full((1, 1, *shape), -0.4))
         tool = segmenter(network, replace(TINY, temperature=temperature))
-        labels = segment_case(boxed(BOX_1, BOX_1, BOX_1), tool, Deadline(PLENTY), say=pytest.fail)
+        labels = segment_case(boxed(BOX_1, BOX_1, BOX_1), tool, Deadline(PLENTY), log=pytest.fail)
         assert (labels[BOX_1.slices] == label).all()
 
 
@@ -264,9 +265,9 @@ class TestTooLittleTime:
     def test_the_best_patch_that_fits_is_taken_and_the_others_are_said(self) -> None:
         network = Hooked(lambda *_: None)
         tool = segmenter(network)
-        tool.seconds = {(16, 16, 16): 900.0, (8, 8, 8): 0.001}
+        tool.predictor.seconds = {(16, 16, 16): 900.0, (8, 8, 8): 0.001}
         said: list[str] = []
-        labels = segment_case(boxed(BOX_1), tool, Deadline(100), say=said.append)
+        labels = segment_case(boxed(BOX_1), tool, Deadline(100), log=said.append)
         assert network.shapes == [(8, 8, 8)]
         assert len(said) == 1
         assert "object 1: no time for a patch of (16, 16, 16)" in said[0]
@@ -275,14 +276,14 @@ class TestTooLittleTime:
     def test_objects_share_what_is_left(self) -> None:
         network = Hooked(lambda *_: None)
         tool = segmenter(network)
-        tool.seconds = {(16, 16, 16): 30.0, (8, 8, 8): 0.001}
-        segment_case(boxed(BOX_1, BOX_2, BOX_3), tool, Deadline(100), say=lambda _: None)
+        tool.predictor.seconds = {(16, 16, 16): 30.0, (8, 8, 8): 0.001}
+        segment_case(boxed(BOX_1, BOX_2, BOX_3), tool, Deadline(100), log=lambda _: None)
         # 33 s are too few where 39 s are expected; what the first leaves over is enough for the second.
         assert network.shapes == [(8, 8, 8), (16, 16, 16), (16, 16, 16)]
 
     def test_a_forward_is_measured_before_it_is_trusted(self) -> None:
         network = Hooked(lambda *_: None)
-        segment_case(boxed(BOX_1), segmenter(network), Deadline(PLENTY), say=pytest.fail)
+        segment_case(boxed(BOX_1), segmenter(network), Deadline(PLENTY), log=pytest.fail)
         assert len(network.probes) > 1, "once more when warm"
         assert set(network.probes) == {(4, 4, 4)}, "the smallest patch"
         assert network.shapes == [(16, 16, 16)]
@@ -293,9 +294,9 @@ class TestTooLittleTime:
         previous[10:14, 20:24, 22:25] = 2
         case = a_case(ObjectPrompts(1, BOX_1), ObjectPrompts(2, BOX_2), previous=previous)
         tool = segmenter(network)
-        tool.seconds = {(16, 16, 16): 1.0}
+        tool.predictor.seconds = {(16, 16, 16): 1.0}
         said: list[str] = []
-        labels = segment_case(case, tool, Deadline(0), say=said.append)
+        labels = segment_case(case, tool, Deadline(0), log=said.append)
         np.testing.assert_array_equal(labels == 1, inscribed(BOX_1))
         np.testing.assert_array_equal(labels == 2, previous == 2)
         assert "object 1: taking the ellipsoid in its box" in said
@@ -306,7 +307,7 @@ class TestTooLittleTime:
         network = Delayed(lambda shape: time.sleep(6.4 * np.prod(shape) / 16**3))
         said: list[str] = []
         deadline = Deadline(4)
-        labels = segment_case(boxed(*[BOX_1, BOX_2] * 5), segmenter(network), deadline, say=said.append)
+        labels = segment_case(boxed(*[BOX_1, BOX_2] * 5), segmenter(network), deadline, log=said.append)
         assert deadline.remaining() > 0
         assert sum("no time for a patch of (16, 16, 16)" in line for line in said) == 10
         assert set(np.unique(labels)) <= set(range(11))
@@ -320,7 +321,7 @@ class TestTheWatchdog:
         network = Hooked(lambda *_: release.wait(LONG) and None)
         said: list[str] = []
         deadline = Deadline(3)
-        labels = segment_case(boxed(BOX_1, BOX_2), segmenter(network), deadline, say=said.append)
+        labels = segment_case(boxed(BOX_1, BOX_2), segmenter(network), deadline, log=said.append)
         assert not release.is_set(), "the network is still at it"
         assert deadline.remaining() > 0
         assert said[0].startswith("object 1: the network was too slow")
@@ -332,14 +333,14 @@ class TestTheWatchdog:
     def test_it_fires_when_the_first_measurement_overruns(self, release: threading.Event) -> None:
         network = Delayed(lambda _: release.wait(LONG))
         deadline = Deadline(2)
-        labels = segment_case(boxed(BOX_1), segmenter(network), deadline, say=lambda _: None)
+        labels = segment_case(boxed(BOX_1), segmenter(network), deadline, log=lambda _: None)
         assert not release.is_set()
         assert deadline.remaining() > 0
         np.testing.assert_array_equal(labels, inscribed(BOX_1))
 
     def test_objects_done_before_are_kept(self, release: threading.Event) -> None:
         network = Hooked(lambda number, _: None if number == 1 else release.wait(LONG) and None)
-        labels = segment_case(boxed(BOX_1, BOX_2), segmenter(network), Deadline(3), say=lambda _: None)
+        labels = segment_case(boxed(BOX_1, BOX_2), segmenter(network), Deadline(3), log=lambda _: None)
         np.testing.assert_array_equal(labels == 1, filled(BOX_1) == 1)
         np.testing.assert_array_equal(labels == 2, inscribed(BOX_2))
 
@@ -355,10 +356,10 @@ class TestTheWatchdog:
             running -= 1
 
         tool, watchdog = segmenter(Hooked(hook)), Watchdog()
-        segment_case(boxed(BOX_1), tool, Deadline(2), watchdog, say=lambda _: None)
+        segment_case(boxed(BOX_1), tool, Deadline(2), watchdog, log=lambda _: None)
         assert running == 1
         threading.Timer(0.3, release.set).start()
-        labels = segment_case(boxed(BOX_2), tool, Deadline(PLENTY), watchdog, say=pytest.fail)
+        labels = segment_case(boxed(BOX_2), tool, Deadline(PLENTY), watchdog, log=pytest.fail)
         assert most == 1
         np.testing.assert_array_equal(labels, filled(BOX_2))
 
@@ -381,7 +382,7 @@ class TestFailures:
 
         network, said = Hooked(hook), []
         tool = segmenter(network)
-        labels = segment_case(boxed(BOX_1, BOX_2, BOX_3), tool, Deadline(PLENTY), say=said.append)
+        labels = segment_case(boxed(BOX_1, BOX_2, BOX_3), tool, Deadline(PLENTY), log=said.append)
         assert network.shapes == [(16, 16, 16), (16, 16, 16), (8, 8, 8), (16, 16, 16)]
         assert said == ["object 2: out of memory with a patch of (16, 16, 16)"]
         assert tool.failures == 0
@@ -395,7 +396,7 @@ class TestFailures:
                 raise MemoryError
 
         said: list[str] = []
-        labels = segment_case(boxed(BOX_1, BOX_2), segmenter(Hooked(hook)), Deadline(PLENTY), say=said.append)
+        labels = segment_case(boxed(BOX_1, BOX_2), segmenter(Hooked(hook)), Deadline(PLENTY), log=said.append)
         assert [line.split(": ")[1] for line in said] == [
             *(f"out of memory with a patch of {(n, n, n)}" for n in (16, 8, 4)),
             "taking the ellipsoid in its box",
@@ -410,7 +411,7 @@ class TestFailures:
                 raise RuntimeError("a bug")
 
         tool, said = segmenter(Hooked(hook)), []
-        labels = segment_case(boxed(BOX_1, BOX_2), tool, Deadline(PLENTY), say=said.append)
+        labels = segment_case(boxed(BOX_1, BOX_2), tool, Deadline(PLENTY), log=said.append)
         np.testing.assert_array_equal(labels, inscribed(BOX_1) + filled(BOX_1, BOX_2) * (filled(BOX_1, BOX_2) == 2))
         assert tool.failures == 1
         assert said == ["object 1: RuntimeError: a bug", "object 1: taking the ellipsoid in its box"]
@@ -422,7 +423,7 @@ class TestFailures:
             return torch.full((1, 1, *shape), value) if number <= 2 else None
 
         tool = segmenter(Hooked(hook))
-        labels = segment_case(boxed(BOX_1, BOX_2), tool, Deadline(PLENTY), say=lambda _: None)
+        labels = segment_case(boxed(BOX_1, BOX_2), tool, Deadline(PLENTY), log=lambda _: None)
         np.testing.assert_array_equal(labels == 1, inscribed(BOX_1))
         np.testing.assert_array_equal(labels == 2, filled(BOX_1, BOX_2) == 2)
         assert tool.failures == 1
@@ -435,7 +436,7 @@ class TestFailures:
                 raise RuntimeError("a bug")
             return torch.full((1, 1, *shape), -0.4)
 
-        labels = segment_case(boxed(BOX_1, BOX_1), segmenter(Hooked(hook)), Deadline(PLENTY), say=lambda _: None)
+        labels = segment_case(boxed(BOX_1, BOX_1), segmenter(Hooked(hook)), Deadline(PLENTY), log=lambda _: None)
         np.testing.assert_array_equal(labels, inscribed(BOX_1))
 
 
@@ -464,20 +465,20 @@ class TestPatches:
     @pytest.mark.parametrize("stages", [2, 4])
     def test_each_is_smaller_and_one_that_the_network_can_halve(self, patch: Voxel, stages: int) -> None:
         model = ModelConfig(NetworkConfig((4,) * stages, (1,) * stages), patch, PAPER_STYLE)
-        patches = segmenter(model=model).patches()
+        patches = segmenter(model=model).predictor.patches()
         assert patches[0] == patch
         sizes = [int(np.prod(p)) for p in patches]
         assert sizes == sorted(set(sizes), reverse=True)
         assert all(n % model.network.stride == 0 and n >= 2 * model.network.stride for p in patches for n in p)
 
     def test_the_network_runs_on_each(self) -> None:
-        tool = segmenter()
+        tool = segmenter().predictor
         for patch in tool.patches():
-            assert tool.forward(torch.zeros(8, *patch)).shape == patch
+            assert tool.forward(torch.zeros(1, 8, *patch)).shape == (1, *patch)
         assert tool.seconds.keys() == set(tool.patches())
 
     def test_what_is_not_measured_is_expected_in_proportion(self) -> None:
-        tool = segmenter()
+        tool = segmenter().predictor
         tool.seconds = {(8, 8, 8): 1.0}
         assert tool.expected_seconds((16, 16, 16)) == pytest.approx(8 * tool.expected_seconds((8, 8, 8)))
         assert tool.expected_seconds((8, 8, 8)) >= 1.0

@@ -10,7 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from inference.case import Box, Click, ObjectPrompts, Voxel
-from inference.window import LEAST_ZOOM, MARGIN, Window, central_third, resampling, window_for
+from inference.placement import central_third, window_for
+from inference.window import LEAST_ZOOM, MARGIN, Window, resampling
 
 PATCHES = st.tuples(*[st.sampled_from([8, 12, 16])] * 3)
 

@@ -268,20 +268,22 @@ class TestWeights:
         self, process: Process, capsys: pytest.CaptureFixture[str], ellipsoid: np.ndarray, device: str
     ) -> None:
         assert command.main([*process.line()[3:], "--device", device]) == 1
-        assert "error" in capsys.readouterr().err
+        first, last = capsys.readouterr().err.splitlines()
+        assert first.startswith(f"error: device {device!r}: ")
+        assert last == "1 error(s); see above"
         for name in BOTH:
             np.testing.assert_array_equal(read_output(process.outputs / name), ellipsoid)
 
 
 WITHOUT_END = """
 import runpy, threading
-from inference import segmenter
+from inference import predictor
 
-def forward(self, channels):
+def forward(self, batch):
     print("forward", flush=True)
     threading.Event().wait()
 
-segmenter.Segmenter.forward = forward
+predictor.Predictor.forward = forward
 runpy.run_module("inference", run_name="__main__")
 """
 """The command, with a network that never answers."""

@@ -50,7 +50,7 @@ def volumes(folder: Path) -> list[Volume]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return Run(tmp_path / "run", steps=4, device=torch.device("cpu"), mixed_precision=False, workers=0)
+    return Run(tmp_path / "run", torch.device("cpu"), steps=4, mixed_precision=False, workers=0)
 
 
 @pytest.fixture(scope="session")

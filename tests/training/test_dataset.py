@@ -72,3 +72,18 @@ def test_merged_objects_are_an_object_and_those_nearest_to_it(row):
 def test_a_single_object_has_nothing_to_be_merged_with(row):
     alone = replace(row, objects={3: row.objects[3]})
     assert merged(alone, 3, np.random.default_rng(0)) is alone
+
+
+def test_half_of_the_time_those_most_like_the_object_are_joined_first(tmp_path: Path):
+    """Eight cubes in a row, bright and dark in turns: of one joined with a bright one, the nearest is two away."""
+    labels = np.zeros((4, 4, 32), np.uint8)
+    for label in range(1, 9):
+        labels[1:3, 1:3, 4 * label - 3 : 4 * label - 1] = label
+    image = np.where(labels % 2 == 1, 200, 50).astype(np.uint8)
+    np.savez(tmp_path / "MR_a_b_1.npz", imgs=image, gts=labels)
+    volume = load_volume(tmp_path / "MR_a_b_1.npz")
+    joined = [merged(volume, 1, np.random.default_rng(seed)) for seed in range(200)]
+    pairs = [set(volume.labels[each.labels == 1].tolist()) for each in joined]
+    pairs = [pair for pair in pairs if len(pair) == 2]
+    assert {frozenset(pair) for pair in pairs} == {frozenset((1, 2)), frozenset((1, 3))}
+    assert 0.25 < np.mean([3 in pair for pair in pairs]) < 0.75

@@ -10,8 +10,10 @@ from torch.nn.functional import max_pool3d
 
 from inference.case import Case, Click, ObjectPrompts, Voxel
 from inference.deadline import Deadline
+from inference.predictor import Predictor
 from inference.prompts import BOX, CLICK, CLICK_NEGATIVE, IMAGE, PAPER_STYLE, PREVIOUS, draw_clicks
-from inference.segmenter import ONE_FORWARD, Segmenter, segment_case
+from inference.refinement import ONE_FORWARD
+from inference.segmenter import Segmenter, segment_case
 from inference.window import Window
 from training.config import TrainingConfig
 from training.dataset import Volume, load_volume
@@ -23,7 +25,7 @@ FINER = 2
 
 
 def fine_config(config: TrainingConfig, patch: Voxel, **sampling: float) -> TrainingConfig:
-    plain = {"no_box": 0.0, "no_prompt": 0.0, "perfect_window": 1.0, "augment": False, "merged": 0.0}
+    plain = {"no_box": 0.0, "no_prompt": 0.0, "perfect_window": 1.0, "augment": False, "merged": 0.0, "finer_made": 0.0}
     return replace(
         config,
         model=replace(config.model, patch=patch, finer=FINER),
@@ -70,13 +72,9 @@ def test_what_is_seen_equals_what_inference_shows(real_volume: Path, config: Tra
     with np.load(real_volume) as arrays:
         case = Case("a.npz", arrays["imgs"], (1, 1, 1), (prompts,))
     network = BoxesAsRun()
-    segmenter = Segmenter(
-        network,
-        replace(config.model, temperature=2.5),
-        torch.device("cpu"),
-        replace(ONE_FORWARD, finer=True),
-        {config.model.patch: 1e-4},
-    )
+    model = replace(config.model, temperature=2.5)
+    predictor = Predictor(network, model, torch.device("cpu"), {config.model.patch: 1e-4})
+    segmenter = Segmenter(predictor, replace(ONE_FORWARD, fine_pass=True))
     segment_case(case, segmenter, Deadline(600))
     coarse, fine = (shown[0] for shown in network.boxes.shown)
     assert coarse.shape[1:] == (32, 32, 32) and fine.shape[1:] == (64, 64, 64)

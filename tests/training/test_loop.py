@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.simulated_user import box_from_mask
 from inference import checkpoint
 from inference.segmenter import load_segmenter
 from training.__main__ import main
@@ -19,10 +19,10 @@ from training.config import DEFAULT, PAPER, TrainingConfig
 from training.dataset import Volume, load_volume
 from training.lock import held
 from training.log import read_log
-from training.loop import ResumeError, Run, accumulate, begin, learning_rate, train, update
-from training.pieces import split
+from training.loop import Run, begin, learning_rate, train
+from training.state import ResumeError
+from training.step import accumulate, update
 from training.stream import Steps
-from training.validation import load_cases
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,9 +42,11 @@ def test_a_resumed_run_has_the_same_losses_and_weights(
     train(killed, volumes, parts)
     resumed = train(killed, volumes, replace(parts, steps=4))
     assert losses(parts) == pytest.approx(losses(replace(run, out=tmp_path / "straight")), rel=1e-6)
-    for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
+    for a, b in zip(straight.weights.parameters(), resumed.weights.parameters(), strict=True):
         torch.testing.assert_close(a, b)
-    assert any(not torch.equal(a, b) for a, b in zip(whole.parameters(), straight.parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(whole.weights.parameters(), straight.weights.parameters(), strict=True)
+    )
 
 
 def test_a_folder_that_another_run_writes_into_is_left_alone(
@@ -98,7 +100,7 @@ def test_samples_are_counted_over_steps_of_either_kind_and_over_a_pause(
 
 
 def test_the_weights_are_what_inference_reads(volumes: list[Volume], config: TrainingConfig, run: Run):
-    average = train(config, volumes, run)
+    average = train(config, volumes, run).weights
     segmenter = load_segmenter(run.out / "weights.pt", "cpu")
     assert segmenter.config == config.model
     for name, tensor in checkpoint.load(run.out / "weights.pt")[0].state_dict().items():
@@ -139,9 +141,12 @@ def test_accumulated_batches_give_the_gradient_of_one_large_batch(
 
 
 def test_learning_rate_schedules():
-    assert learning_rate(PAPER, 0, 1000) == learning_rate(PAPER, 999, 1000) == PAPER.learning_rate == 1e-4
-    assert learning_rate(DEFAULT, 0, 1000) < learning_rate(DEFAULT, 99, 1000) == DEFAULT.learning_rate
-    assert learning_rate(DEFAULT, 1000, 1000) == pytest.approx(DEFAULT.final_learning_rate)
+    assert learning_rate(PAPER, 0, 0.0) == learning_rate(PAPER, 999, 0.999) == PAPER.learning_rate == 1e-4
+    assert learning_rate(DEFAULT, 0, 0.0) == DEFAULT.learning_rate / DEFAULT.warmup
+    assert learning_rate(DEFAULT, 99, 0.0) == DEFAULT.learning_rate
+    middle = (DEFAULT.learning_rate + DEFAULT.final_learning_rate) / 2
+    assert learning_rate(DEFAULT, 500, 0.5) == pytest.approx(middle)
+    assert learning_rate(DEFAULT, 1000, 1.0) == pytest.approx(DEFAULT.final_learning_rate)
 
 
 def test_the_paper_s_run():
@@ -150,35 +155,11 @@ def test_the_paper_s_run():
     assert PAPER.sampling.clicks == (0.5, 0.5)
 
 
-@pytest.fixture
-def validation(tmp_path: Path, folder: Path) -> Path:
-    out = tmp_path / "validation"
-    out.mkdir()
-    with np.load(folder / "MR_c_d_2.npz") as arrays:
-        content = dict(arrays)
-    boxes = [box_from_mask(content["gts"] == label, np.random.default_rng(0)) for label in (1, 2)]
-    np.savez_compressed(out / "MR_c_d_2.npz", boxes=np.array(boxes), **content)
-    return out
-
-
-def test_validation_is_logged_and_the_best_kept(
-    volumes: list[Volume], config: TrainingConfig, run: Run, validation: Path
-):
-    run = replace(run, validation=tuple(load_cases(validation)), validate_every=2)
-    train(config, volumes, run)
-    rows = read_log(run.out / "log.csv")
-    assert [("validation_dsc" in row) for row in rows] == [False, True, False, True]
-    assert checkpoint.load(run.out / "best.pt")[1] == config.model
-
-
-def test_the_command_s_dry_run(folder: Path, validation: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_the_command_s_dry_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     out = tmp_path / "dry"
-    arguments = ["--data", str(folder), "--out", str(out), "--dry-run", "--validation", str(validation)]
-    assert main([*arguments, "--workers", "1", "--pieces", "16", "--device", "cpu"]) == 0
-    assert len(read_log(out / "log.csv")) == 6
-    pieces = sorted(out.glob("weights.pt.*"))
-    assert b"".join(piece.read_bytes() for piece in pieces) == (out / "weights.pt").read_bytes()
-    assert max(piece.stat().st_size for piece in pieces) <= 16e6
+    assert main(["--data", str(folder), "--out", str(out), "--dry-run", "--workers", "1", "--device", "cpu"]) == 0
+    assert len(read_log(out / "log.csv")) == 4
+    checkpoint.load(out / "weights.pt")
 
 
 def test_errors_of_use_are_one_line(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture):
@@ -191,11 +172,83 @@ def test_errors_of_use_are_one_line(tmp_path: Path, folder: Path, capsys: pytest
     assert len(lines) == 3 and "last.pt" in lines[2] and "no usable case" in lines[0] and "none.pt" in lines[1]
 
 
-def test_pieces_of_nothing_are_refused(tmp_path: Path):
-    (tmp_path / "w").write_bytes(b"12345")
-    assert [piece.read_bytes() for piece in split(tmp_path / "w", 2e-6)] == [b"12", b"34", b"5"]
-    with pytest.raises(ValueError, match="more than 0"):
-        split(tmp_path / "w", 0)
+class FakeClock:
+    """Every look at it takes a while."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now, self.seconds = 1000.0, seconds
+
+    def __call__(self) -> float:
+        self.now += self.seconds
+        return self.now
+
+
+def test_a_run_of_minutes_ends_in_time_and_brings_the_rate_down(
+    volumes: list[Volume], config: TrainingConfig, run: Run
+):
+    clock = FakeClock(0.5)
+    run = replace(run, steps=None, minutes=2.0, clock=clock, elapsed=20.0)
+    began = clock.now
+    outcome = train(config, volumes, run)
+    rows = read_log(run.out / "log.csv")
+    assert outcome.signal is None and outcome.step == len(rows) > 10
+    assert rows[0]["seconds"] > 20.0
+    assert 0.8 * 120 < rows[-1]["seconds"] <= clock.now - began + 20.0 <= 120.0
+    assert rows[-1]["learning_rate"] < 0.1 * max(row["learning_rate"] for row in rows)
+
+
+def test_a_resumed_run_of_minutes_keeps_its_clock(volumes: list[Volume], config: TrainingConfig, run: Run):
+    run = replace(run, steps=None, minutes=1.0, clock=FakeClock(0.5))
+    first = train(config, volumes, run)
+    resumed = train(config, volumes, replace(run, minutes=2.0))
+    rows = read_log(run.out / "log.csv")
+    assert 0 < first.step < resumed.step == len(rows)
+    assert rows[first.step]["seconds"] > rows[first.step - 1]["seconds"] > 40.0
+    assert rows[-1]["seconds"] <= 120.0
+    nothing_left = train(config, volumes, replace(run, minutes=2.0))
+    assert nothing_left.step == resumed.step
+
+
+def test_a_run_has_either_steps_or_minutes(tmp_path: Path):
+    with pytest.raises(ValueError, match="either steps or minutes"):
+        Run(tmp_path, torch.device("cpu"))
+    with pytest.raises(ValueError, match="either steps or minutes"):
+        Run(tmp_path, torch.device("cpu"), steps=1, minutes=1.0)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_step_saves_and_the_run_goes_on_later(
+    folder: Path, tmp_path: Path, number: signal.Signals, code: int
+):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "training", "--data", str(folder), "--out", str(out), "--patch", "16"]
+    command += ["--batch", "1", "--finer-batch", "1", "--device", "cpu", "--workers", "1", "--minutes", "30"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        for line in process.stdout:
+            if line.startswith("step "):
+                break
+        os.killpg(process.pid, number)  # As a terminal does: to the workers too.
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code, errors
+    assert "the same command goes on from there" in output
+    assert errors.count("\n") <= 3 and "Traceback" not in errors
+    step = torch.load(out / "last.pt", weights_only=True)["step"]
+    assert step == read_log(out / "log.csv")[-1]["step"]
+    checkpoint.load(out / "weights.pt")
+
+
+def test_a_state_from_a_cpu_without_scaler_is_accepted(volumes: list[Volume], config: TrainingConfig, run: Run):
+    train(config, volumes, replace(run, steps=1))
+    content = torch.load(run.out / "last.pt", weights_only=True)
+    torch.save(content | {"scaler": {}}, run.out / "last.pt")
+    assert train(config, volumes, replace(run, steps=2)).step == 2
 
 
 TWO_PROCESSES = """
@@ -214,7 +267,7 @@ from training.loop import Run, train
 model = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE, keep_proportions=False)
 sampling = replace(DEFAULT.sampling, modalities=())
 config = replace(DEFAULT, model=model, sampling=sampling, batch={batch}, accumulate=2, warmup=2)
-run = Run(Path({out!r}), steps=3, device=torch.device("cpu"), mixed_precision=False, workers=0)
+run = Run(Path({out!r}), torch.device("cpu"), steps=3, mixed_precision=False, workers=0)
 train(config, load_volumes(Path({folder!r})), run)
 """
 
@@ -262,12 +315,13 @@ def test_one_real_volume_is_learnt(real_volume: Path, tmp_path: Path):
         perfect_window=1.0,
         augment=False,
         synthetic=0,
-        random_shapes=0,
+        procedural=0,
+        shapes=0,
         regions=0,
         merged=0,
         refinement=0,
     )
     config = replace(DEFAULT, model=model, sampling=sampling, batch=2, learning_rate=2e-3, warmup=30, average=0.0)
-    run = Run(tmp_path, steps=500, device=torch.device("cpu"), workers=0)
+    run = Run(tmp_path, torch.device("cpu"), steps=500, workers=0)
     train(config, [load_volume(real_volume)], run)
     assert np.mean([row["dice"] for row in read_log(tmp_path / "log.csv")][-10:]) > 0.95

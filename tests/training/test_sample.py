@@ -11,15 +11,17 @@ import training.sample
 from evaluation.simulated_user import box_from_mask, click_from_error
 from inference.case import Box, Click, ObjectPrompts, read_case
 from inference.intensities import NormalizedImage
+from inference.placement import window_for
 from inference.prompts import BOX, CLICK, CLICK_NEGATIVE, IMAGE, PREVIOUS, encode
-from inference.window import Window, window_for
+from inference.window import Window
 from training.augment import change_intensities, flip_and_turn
 from training.config import PAPER, TrainingConfig
 from training.dataset import Volume, load_volume, source_of
 from training.interaction import simulate
-from training.sample import crop, file_probabilities, make_region_sample, make_sample, make_synthetic_sample
+from training.sample import crop, file_probabilities, make_drawn_sample, make_region_sample, make_sample
+from training.shapes import procedural
 from training.stream import Steps, collate
-from training.synthesis import random_shape, region, synthesize
+from training.synthesis import synthesize
 
 
 def challenge_file(source: Path, path: Path) -> Path:
@@ -54,7 +56,8 @@ def test_a_perfect_window_is_the_one_of_inference(volumes: list[Volume], config:
         perfect_window=1,
         augment=False,
         synthetic=0,
-        random_shapes=0,
+        procedural=0,
+        shapes=0,
         regions=0,
         merged=0,
         refinement=0,
@@ -111,7 +114,15 @@ def test_a_sample_without_a_box_gets_its_first_click_before_any_prediction(
     volumes: list[Volume], config: TrainingConfig
 ):
     sampling = replace(
-        config.sampling, no_box=1.0, no_prompt=0.0, synthetic=0, random_shapes=0, regions=0, merged=0, refinement=0
+        config.sampling,
+        no_box=1.0,
+        no_prompt=0.0,
+        synthetic=0,
+        procedural=0,
+        shapes=0,
+        regions=0,
+        merged=0,
+        refinement=0,
     )
     sample = Steps(volumes, replace(config, sampling=sampling), seed=0).sample(0, 0)
     assert sample.first_click and not sample.channels[BOX].any()
@@ -135,7 +146,7 @@ def test_modalities_weigh_what_the_configuration_says(volumes: list[Volume], con
 
 def test_augmentation_keeps_image_and_truth_together(config: TrainingConfig):
     random = np.random.default_rng(0)
-    truth = random_shape((16, 16, 16), random)
+    truth = procedural((16, 16, 16), random, "blob").truth
     channels = truth.float().expand(8, -1, -1, -1).clone()
     for _ in range(20):
         turned, turned_truth = flip_and_turn(channels, truth, random)
@@ -146,42 +157,23 @@ def test_intensity_changes_and_synthesis_leave_padding_at_zero():
     random = np.random.default_rng(0)
     image = torch.randn(16, 16, 16)
     image[:5] = 0
-    labels = random_shape((16, 16, 16), random).int()
+    labels = procedural((16, 16, 16), random, "blob").labels.int()
     for _ in range(20):
         for changed in (change_intensities(image, random), synthesize(image, labels, random)):
             assert not changed[:5].any() and torch.isfinite(changed).all() and changed[5:].std() > 0.05
 
 
-def test_a_random_shape_has_a_box_around_it(config: TrainingConfig):
+@pytest.mark.parametrize("finer", [1, 2])
+def test_a_drawn_object_is_in_a_box_that_its_middle_slice_gives(config: TrainingConfig, finer: int):
     sampling = replace(config.sampling, no_box=0.0, augment=False)
-    sample = make_synthetic_sample(replace(config, sampling=sampling), np.random.default_rng(0))
-    assert sample.truth.any() and not (sample.truth & (sample.channels[BOX] == 0)).any()
-
-
-def test_a_region_is_what_the_image_shows():
-    """In a dark room with a bright ball, what is found is the ball, whole or in part, and never the room."""
-    grid = torch.stack(torch.meshgrid(*[torch.arange(32.0)] * 3, indexing="ij"))
-    ball = (grid - 16).square().sum(dim=0) <= 64
-    image = torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.05 - 1 + 4 * ball
-    image[:3] = 0
-    found = [region(image, np.random.default_rng(seed)) for seed in range(40)]
-    balls = [mask for mask in found if mask is not None]
-    assert balls
-    for mask in balls:
-        assert (mask & ball).sum() > 0.7 * mask.sum()
-    assert len(balls) < 40, "the dark room, at the window's rim, is no object"
-
-
-def test_half_of_the_regions_hold_what_they_enclose():
-    grid = torch.stack(torch.meshgrid(*[torch.arange(40.0)] * 3, indexing="ij"))
-    distance = (grid - 20).square().sum(dim=0).sqrt()
-    shell, hollow = (distance <= 12) & (distance > 6), distance <= 4
-    image = torch.randn(40, 40, 40, generator=torch.Generator().manual_seed(0)) * 0.05 - 1 + 4 * shell
-    found = [region(image, np.random.default_rng(seed)) for seed in range(100)]
-    shells = [mask for mask in found if mask is not None and (mask & shell).sum() > 0.7 * shell.sum()]
-    filled = [bool(mask[hollow].all()) for mask in shells]
-    assert 0.2 < np.mean(filled) < 0.8
-    assert all(full or not mask[hollow].any() for full, mask in zip(filled, shells))
+    sample = make_drawn_sample([], replace(config, sampling=sampling), np.random.default_rng(0), finer)
+    assert sample.channels.shape == (8, *(n * finer for n in config.model.patch))
+    slices = sample.truth.flatten(1).any(dim=1).nonzero().ravel()
+    middle = slices[len(slices) // 2]
+    assert not (sample.truth[middle] & (sample.channels[BOX, middle] == 0)).any()
+    assert torch.equal(
+        sample.channels[BOX].flatten(1).any(dim=1).nonzero().ravel(), torch.arange(slices[0], slices[-1] + 1)
+    )
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 0.0), (2, 0.15), (4, 0.3), (60, 0.8)])
@@ -210,12 +202,12 @@ def test_a_region_sample_has_the_region_in_its_box(real_volume: Path, config: Tr
         assert not (sample.truth[middle] & (sample.channels[BOX, middle] == 0)).any()
 
 
-def test_a_source_of_eight_files_weighs_as_two_files_though_each_is_of_another_patient(
+def test_a_source_of_32_files_weighs_as_two_files_though_each_is_of_another_patient(
     volumes: list[Volume], config: TrainingConfig
 ):
     volume = next(volume for volume in volumes if volume.modality == "MR")
-    names = [f"MR_heart_patient{n}_frame1" for n in range(8)] + ["MR_brain_1"]
+    names = [f"MR_heart_patient{n}_frame1" for n in range(32)] + ["MR_brain_1"]
     many = [replace(volume, name=name, source=source_of(Path(f"{name}.npz"))) for name in names]
     probabilities = file_probabilities(many, config.sampling)
-    assert probabilities[:8] == pytest.approx(2 / 3 / 8)
-    assert probabilities[8] == pytest.approx(1 / 3)
+    assert probabilities[:32] == pytest.approx(2 / 3 / 32)
+    assert probabilities[32] == pytest.approx(1 / 3)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import training.stream
 from training.config import TrainingConfig
 from training.dataset import Volume
 from training.stream import Steps, stream
@@ -34,3 +35,32 @@ def test_two_processes_draw_what_one_with_the_doubled_batch_draws(
     for forward, batch in enumerate(whole.batches):
         joined = torch.cat([half.batches[forward].channels for half in halves])
         assert torch.equal(joined, batch.channels)
+
+
+def test_kinds_come_in_their_shares_coarse_and_fine(
+    volumes: list[Volume], config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+):
+    """Without label maps, their share is procedural; a finer look is at made objects as often as it should."""
+    calls: list[tuple[str, int]] = []
+
+    def drawn(maps, config, random, finer=1):
+        calls.append(("shapes" if maps else "procedural", finer))
+        return "sample"
+
+    monkeypatch.setattr(training.stream, "make_drawn_sample", drawn)
+    monkeypatch.setattr(
+        training.stream, "make_region_sample", lambda v, c, r, finer=1: calls.append(("regions", finer)) or "sample"
+    )
+    monkeypatch.setattr(training.stream, "make_sample", lambda *_: calls.append(("real", 1)))
+    monkeypatch.setattr(training.stream, "make_finer_sample", lambda *_: calls.append(("real", 2)) or "sample")
+    shares = {"procedural": 0.1, "shapes": 0.2, "regions": 0.3, "finer_made": 0.5}
+    config = replace(config, sampling=replace(config.sampling, **shares))
+    for shapes, expected in (([], (0.3, 0.0, 0.3, 0.4)), (["map"], (0.1, 0.2, 0.3, 0.4))):
+        steps = Steps(volumes, config, seed=0, shapes=shapes)
+        for draw, finer, share in ((steps.sample, 1, 1.0), (steps.finer_sample, 2, 0.5 / 0.6)):
+            calls.clear()
+            for step in range(400):
+                draw(step, 0)
+            wanted = [part * share for part in expected[:3]]
+            for kind, part in zip(("procedural", "shapes", "regions", "real"), (*wanted, 1 - sum(wanted))):
+                assert calls.count((kind, finer)) / 400 == pytest.approx(part, abs=0.07)

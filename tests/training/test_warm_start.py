@@ -50,8 +50,8 @@ def warm_start(tmp_path: Path, volumes: list[Volume], network: NetworkConfig, pa
     source = their_folder(tmp_path / "published", network)
     loaded, model = checkpoint.load(source)
     config = replace(PAPER, model=replace(model, patch=(patch,) * 3), batch=1, accumulate=2)
-    run = Run(tmp_path / "run", steps=1, device=torch.device("cpu"), mixed_precision=False, workers=0)
-    trained = train(config, volumes, run, loaded.state_dict())
+    run = Run(tmp_path / "run", torch.device("cpu"), steps=1, mixed_precision=False, workers=0)
+    trained = train(config, volumes, run, loaded.state_dict()).weights
     changed = [
         name for name, tensor in trained.state_dict().items() if not torch.equal(tensor, loaded.state_dict()[name])
     ]

@@ -15,9 +15,13 @@ from torch import Tensor, nn
 
 from inference.case import Box, Case, ObjectPrompts
 from inference.deadline import Deadline
+from inference.placement import LARGE
+from inference.predictor import Predictor
 from inference.prompts import IMAGE, PREVIOUS
-from inference.segmenter import ONE_FORWARD, Segmenter, segment_case
-from inference.window import LARGE, Window, _sums, blended, tiles
+from inference.refinement import ONE_FORWARD
+from inference.segmenter import Segmenter, segment_case
+from inference.tiles import _sums, blended, tiles
+from inference.window import Window
 
 PATCH = (16, 16, 16)
 SHAPE = (70, 80, 90)
@@ -167,23 +171,21 @@ def dice(labels: np.ndarray, case: Case) -> float:
 
 
 def segmenter(network: nn.Module, tiles: int) -> Segmenter:
-    return Segmenter(
-        network, TINY, torch.device("cpu"), effort=replace(ONE_FORWARD, tiles=tiles), seconds={PATCH: 0.001}
-    )
+    return Segmenter(Predictor(network, TINY, torch.device("cpu"), {PATCH: 0.001}), replace(ONE_FORWARD, tiles=tiles))
 
 
 def test_detail_that_the_coarse_look_loses_comes_back() -> None:
     case = comb()
-    coarse = segment_case(case, segmenter(Bright(), 0), Deadline(600), say=pytest.fail)
+    coarse = segment_case(case, segmenter(Bright(), 0), Deadline(600), log=pytest.fail)
     network = Bright()
-    fine = segment_case(case, segmenter(network, 100), Deadline(600), say=pytest.fail)
+    fine = segment_case(case, segmenter(network, 100), Deadline(600), log=pytest.fail)
     assert dice(fine, case) > dice(coarse, case) + 0.1
     assert max(network.previous[1:]) > 0, "a tile is shown the coarse mask"
 
 
 def test_tiles_are_limited() -> None:
     network = Bright()
-    segment_case(comb(), segmenter(network, 5), Deadline(600), say=pytest.fail)
+    segment_case(comb(), segmenter(network, 5), Deadline(600), log=pytest.fail)
     assert network.looks == 1 + 5
 
 
@@ -191,9 +193,9 @@ def test_a_slow_network_refines_less_and_ends_in_time() -> None:
     """A tenth of a second a look and two seconds of time: some tiles, not all, and the result inside the budget."""
     network = Bright(seconds=0.1)
     tool = segmenter(network, 100)
-    tool.seconds = {PATCH: 0.1}
+    tool.predictor.seconds = {PATCH: 0.1}
     began = time.monotonic()
-    labels = segment_case(comb(), tool, Deadline(3), say=pytest.fail)
+    labels = segment_case(comb(), tool, Deadline(3), log=pytest.fail)
     assert time.monotonic() - began < 3
     assert 1 < network.looks < 25 and labels.any()
 
@@ -210,8 +212,8 @@ def test_what_was_seen_before_the_network_stalled_is_kept() -> None:
     said: list[str] = []
     case = comb()
     began = time.monotonic()
-    labels = segment_case(case, segmenter(Stalls(), 100), Deadline(2.5), say=said.append)
+    labels = segment_case(case, segmenter(Stalls(), 100), Deadline(2.5), log=said.append)
     assert time.monotonic() - began < 2.5
     assert any("what the network has said so far" in line for line in said)
-    coarse = segment_case(case, segmenter(Bright(), 1), Deadline(600), say=pytest.fail)
+    coarse = segment_case(case, segmenter(Bright(), 1), Deadline(600), log=pytest.fail)
     np.testing.assert_array_equal(labels, coarse)

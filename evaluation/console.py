@@ -1,0 +1,70 @@
+"""The figures of each contestant as text, for the terminal."""
+
+from collections.abc import Sequence
+
+from evaluation.groups import GroupFigures, GroupRow
+from evaluation.results import RUNS
+
+FIGURES = {
+    "cases": lambda figures: str(figures.cases),
+    "DSC AUC": lambda figures: f"{figures.scores.dsc_auc:.4f}",
+    "NSD AUC": lambda figures: f"{figures.scores.nsd_auc:.4f}",
+    "DSC Final": lambda figures: f"{figures.scores.dsc_final:.4f}",
+    "NSD Final": lambda figures: f"{figures.scores.nsd_final:.4f}",
+    "harmful clicks": lambda figures: _or_dash(figures.harmful_share, "{:.1%}"),
+    "worst tenth, DSC Final": lambda figures: _or_dash(figures.worst_tenth, "{:.4f}"),
+}
+"""What a line of the table shows of a group; scores are means of modalities."""
+
+LABEL_WIDTH = 30
+NUMBER_WIDTH = 7
+
+
+def group_table(rows: Sequence[GroupRow]) -> str:
+    """Return a block a contestant, with boxes and without: a column a group, then mean DSC after each run."""
+    return "\n\n".join(_block(row) for row in rows)
+
+
+def old_results(rows: Sequence[GroupRow]) -> list[str]:
+    """Return a line for each contestant some of whose results do not say how good each object was."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        missing = sum(figures.without_objects for figures in row.figures.values() if figures)
+        counts[row.contestant] = counts.get(row.contestant, 0) + missing
+    return [
+        f"{name}: {count} {'result was' if count == 1 else 'results were'} written before the DSC of each object was"
+        " kept, so harmful clicks and the worst tenth are left out; evaluate again into another --results to have them"
+        for name, count in counts.items()
+        if count
+    ]
+
+
+def _block(row: GroupRow) -> str:
+    widths = [max(12, len(title) + 2) for title in row.figures]
+    title = f"{row.contestant}, {'with' if row.boxes else 'without'} boxes"
+    lines = [f"{title:{LABEL_WIDTH}}" + "".join(f"{name:>{width}}" for name, width in zip(row.figures, widths))]
+    for name, show in FIGURES.items():
+        cells = ["–" if figures is None else show(figures) for figures in row.figures.values()]
+        lines.append(f"  {name:{LABEL_WIDTH - 2}}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths)))
+    runs = ["box", *(f"{click}" for click in range(1, RUNS))]
+    lines.append(
+        f"  {'mean DSC after (↓ falls)':{LABEL_WIDTH - 2}}" + "".join(f"{run:>{NUMBER_WIDTH}} " for run in runs)
+    )
+    for group, figures in row.figures.items():
+        lines += _curves(group, figures, prefix=f"{group}, " if len(row.figures) > 1 else "")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _curves(group: str, figures: GroupFigures | None, prefix: str) -> list[str]:
+    lines = []
+    for curve in figures.curves if figures else ():
+        cells = [
+            f"{_or_dash(value, '{:.3f}'):>{NUMBER_WIDTH}}{'↓' if fall else ' '}"
+            for value, fall in zip(curve.dsc, curve.falls, strict=True)
+        ]
+        lines.append(f"    {prefix + curve.modality:{LABEL_WIDTH - 4}}" + "".join(cells))
+    return lines
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)

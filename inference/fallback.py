@@ -1,0 +1,62 @@
+"""What is said of an object without a network: its previous mask, its box's ellipsoid, or a ball at its clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.case import Box, ObjectPrompts, Voxel
+from inference.window import SLAB
+
+FALLBACK_LOG_ODDS = 2.0
+"""How sure the previous mask or an ellipsoid counts among what the network says: p = 0.88."""
+
+CLICK_RADIUS = 4
+"""Voxels around a foreground click that are taken where nothing else is known and no time is left."""
+
+
+def fallback(
+    prompts: ObjectPrompts, labels: np.ndarray | None, previous: Box | None, shape: Voxel
+) -> Iterator[tuple[Box, Tensor]]:
+    """What is said of an object without a network: its previous mask, its box's ellipsoid, or a ball at its clicks."""
+    if previous is not None:
+        where, inside = previous, lambda box: torch.from_numpy(labels[box.slices] == prompts.label)
+    elif prompts.box is not None:
+        where, inside = prompts.box, lambda box: _ellipsoid(prompts.box, box)
+    else:
+        balls = [_ball(click.position) for click in prompts.clicks if click.positive]
+        if not balls:
+            return
+        where = balls[0]
+        for ball in balls[1:]:
+            where = where.union(ball)
+        where = where.clipped(shape)
+        inside = lambda box: torch.stack([_ellipsoid(ball, box) for ball in balls]).any(dim=0)  # noqa: E731
+    for first in range(where.lower[0], where.upper[0] + 1, SLAB):
+        last = min(first + SLAB - 1, where.upper[0])
+        slab = Box((first, *where.lower[1:]), (last, *where.upper[1:]))
+        yield slab, (inside(slab).float() * 2 - 1) * FALLBACK_LOG_ODDS
+
+
+def fallback_name(prompts: ObjectPrompts, previous: Box | None) -> str:
+    if previous is not None:
+        return "its previous mask"
+    if prompts.box is not None:
+        return "the ellipsoid in its box"
+    return "a ball at each foreground click" if any(c.positive for c in prompts.clicks) else "nothing: it has no prompt"
+
+
+def _ball(centre: Voxel) -> Box:
+    return Box(tuple(v - CLICK_RADIUS for v in centre), tuple(v + CLICK_RADIUS for v in centre))
+
+
+def _ellipsoid(box: Box, part: Box) -> Tensor:
+    """The ellipsoid inscribed in a box, in a part of the image: bool of the part's shape."""
+    squared = torch.zeros(())
+    for axis, (lower, upper, first, last) in enumerate(zip(box.lower, box.upper, part.lower, part.upper)):
+        distance = (torch.arange(first, last + 1) - (lower + upper) / 2) / ((upper - lower + 1) / 2)
+        squared = squared + distance.square().view([-1 if a == axis else 1 for a in range(3)])
+    return squared <= 1

@@ -1,0 +1,134 @@
+"""Where windows go: around what the user said, around what the network has found, closer to a click."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from inference.case import Box, ObjectPrompts, Voxel
+from inference.window import MARGIN, Window
+
+TOUCH = 0.002
+"""An object touches a window's border if it covers more than this share of it."""
+
+GROWTH = 1 / 4
+"""A window grows by that share of itself on a side that an object reaches out of. More would make all that is seen much
+smaller, for the sake of an object that may end just behind the border."""
+
+LARGE = 1.25
+"""An axis of a window with more voxels of the image a voxel of the patch than this is worth refining."""
+
+CLOSER = 0.6
+"""A closer look at a place shows so much of each axis of the window."""
+
+
+def window_for(
+    prompts: ObjectPrompts, shape: Voxel, patch: Voxel, keep_proportions: bool, previous: Box | None = None
+) -> Window:
+    """Where to look for an object.
+
+    Around its box if it has one, widened to hold a click that would otherwise lie outside the window. Without a box,
+    around the clicks and the previous mask. With neither, around the central third (equation 4).
+
+    Args:
+        prompts: what the user said.
+        shape: (D, H, W) of the image.
+        patch: the network's patch.
+        keep_proportions: as in :meth:`Window.around`.
+        previous: the extent of the object's previous mask, if it has one.
+    """
+    positions = [Box(click.position, click.position) for click in prompts.clicks]
+    if prompts.box is not None:
+        window = Window.around(prompts.box, patch, keep_proportions)
+        if all(window.box.contains(click.position) for click in prompts.clicks):
+            return window
+        # All clicks, not only those outside: the wider window has another centre.
+        return Window.around(_union([prompts.box, *positions]), patch, keep_proportions)
+    if previous is not None:
+        return Window.around(_union([*positions, previous]), patch, keep_proportions)
+    region = _at_native_resolution(_union(positions), patch) if positions else central_third(shape)
+    return Window.around(region, patch, keep_proportions)
+
+
+def zoomed_out(window: Window, log_odds: Tensor, shape: Voxel, keep_proportions: bool) -> Window | None:
+    """A larger window, for an object that reaches out of this one.
+
+    It grows by a quarter on each side where the object touches the window's border and the image goes on behind it.
+
+    Args:
+        window: where the network has looked.
+        log_odds: what it said there, of the patch's shape.
+        shape: (D, H, W) of the image.
+        keep_proportions: as in :meth:`Window.around`.
+
+    Returns:
+        None if the object touches no such border.
+    """
+    inside = log_odds > 0
+    start, size = list(window.start), list(window.size)
+    for axis in range(3):
+        along = inside.movedim(axis, 0).flatten(1)
+        least = max(along.shape[1] * TOUCH, 1)
+        room = max(int(size[axis] * GROWTH), 1)
+        before = int(along[0].sum()) >= least and window.start[axis] > 0
+        after = int(along[-1].sum()) >= least and window.start[axis] + window.size[axis] < shape[axis]
+        start[axis] -= room * before
+        size[axis] += room * (before + after)
+    if tuple(size) == window.size:
+        return None
+    if keep_proportions:
+        zoom = max(n / p for n, p in zip(size, window.patch))
+        larger = [math.ceil(zoom * p - 1e-9) for p in window.patch]
+        start = [s - (wide - n) // 2 for s, n, wide in zip(start, size, larger)]
+        size = larger
+    return Window(tuple(start), tuple(size), window.patch)
+
+
+def recentered(
+    window: Window, log_odds: Tensor, prompts: ObjectPrompts, shape: Voxel, keep_proportions: bool
+) -> Window | None:
+    """The window that an object would have got, had it been known before what the network has found.
+
+    Args:
+        window: where the network has looked.
+        log_odds: what it said there, of the patch's shape.
+        prompts, shape, keep_proportions: as in :func:`window_for`.
+
+    Returns:
+        None if it found nothing in the image, or that window is the same.
+    """
+    found = (log_odds > 0).nonzero()
+    if not len(found):
+        return None
+    lower, upper = found.amin(dim=0).tolist(), found.amax(dim=0).tolist()
+    extent = window.covered(lower, upper).clipped(shape)
+    if extent is None:
+        return None
+    focused = window_for(prompts, shape, window.patch, keep_proportions, extent)
+    return None if focused == window else focused
+
+
+def closer(window: Window, position: Voxel) -> Window:
+    """A window around a position, at native resolution, or nearer where the given window has that already."""
+    size = tuple(p if n > LARGE * p else max(round(n * CLOSER), 1) for n, p in zip(window.size, window.patch))
+    return Window(tuple(v - n // 2 for v, n in zip(position, size)), size, window.patch)
+
+
+def central_third(shape: Voxel) -> Box:
+    """The paper's box where none is given (equation 4)."""
+    return Box(tuple(n // 3 for n in shape), tuple(max(2 * n // 3, n // 3) for n in shape))
+
+
+def _at_native_resolution(region: Box, patch: Voxel) -> Box:
+    """A region as large as its window is not magnified for: of an object, its clicks do not tell the extent."""
+    room = [max(math.ceil(p * MARGIN) - n, 0) for n, p in zip(region.size, patch)]
+    lower = tuple(v - r // 2 for v, r in zip(region.lower, room))
+    return Box(lower, tuple(v + n + r - 1 for v, n, r in zip(lower, region.size, room)))
+
+
+def _union(boxes: list[Box]) -> Box:
+    union = boxes[0]
+    for box in boxes[1:]:
+        union = union.union(box)
+    return union

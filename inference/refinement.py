@@ -1,0 +1,243 @@
+"""One object: a coarse pass that zooms out and recenters, a fine pass, clicks followed, the border moved to edges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from inference.case import Box, ObjectPrompts, Voxel
+from inference.checkpoint import ModelConfig
+from inference.edges import Edges
+from inference.intensities import NormalizedImage
+from inference.pieces import disobeyed, piece, without_ruled_out
+from inference.placement import closer, recentered, window_for, zoomed_out
+from inference.predictor import Predictor
+from inference.prompts import encode
+from inference.tiles import blended, tiles
+from inference.window import Window, upsampled
+
+TILES = 24
+"""Forwards along a coarse border, at most, for weights that are good at it."""
+
+EDGE_VOXELS_PER_SECOND = 1e7
+"""For the time that following edges takes: a slow core."""
+
+Forwards = Generator[Tensor, Tensor, None]
+"""Yields what the network is to be shown, (8, D, H, W) on its device; is sent the log-odds (D, H, W) there."""
+
+OneForward = Generator[Tensor, Tensor, Tensor]
+"""The same for a single forward, whose log-odds it returns."""
+
+
+@dataclass(frozen=True)
+class RefinementConfig:
+    """What an object is worth beside one forward, as far as the deadline allows.
+
+    Args:
+        zoom_outs: how often the window of an object without a box grows while the object reaches out of it.
+        recenter: whether an object that was found by its first click alone is looked at again, in a window around it.
+        fine_pass: whether an object larger than the patch is looked at again in a patch of more voxels, by weights that
+            were taught to.
+        pieces: whether clicks that the network contradicts add a piece of the object or take one away.
+        edges: whether the border of an object larger than the patch is moved to the image's edges
+            (:mod:`inference.edges`).
+        tiles: forwards at native resolution along a border that was seen coarsely, at most.
+        inner_first: whether an object whose box lies inside another's gets what both claim, as long as there are only
+            boxes (:func:`inference.fusion.advantages`).
+        box_slices: whether an object is kept to the slices of its box (:mod:`inference.slices`).
+    """
+
+    zoom_outs: int = 5
+    recenter: bool = True
+    fine_pass: bool = True
+    pieces: bool = True
+    edges: bool = True
+    tiles: int = 0
+    inner_first: bool = True
+    box_slices: bool = True
+
+    @classmethod
+    def for_weights(cls, config: ModelConfig) -> RefinementConfig:
+        """What pays for these weights.
+
+        nnInteractive refines in tiles of native resolution, so its weights, which keep proportions, get them. The
+        embedded ones draw a border worse in a tile than the edges do without one.
+        """
+        return cls(tiles=TILES if config.keep_proportions else 0)
+
+
+ONE_FORWARD = RefinementConfig(
+    zoom_outs=0, recenter=False, fine_pass=False, pieces=False, edges=False, inner_first=False, box_slices=False
+)
+"""The paper's: nothing beside it."""
+
+
+class PartialPrediction:
+    """What the network has said of an object so far; the deadline may cut it short at any time.
+
+    All of it lies on the CPU, where a device that fails cannot reach it.
+    """
+
+    def __init__(self, wanted: Box) -> None:
+        """``wanted``: the part of the image in which the object can be."""
+        self.wanted = wanted
+        # One pair: the thread that gives a pass up must never see the window of one and the log-odds of another.
+        self.taken: tuple[Window, Tensor] | None = None
+        self.edges: Edges | None = None
+        self.tiles: list[tuple[Window, Tensor]] = []
+        self.pieces: list[tuple[Window, Tensor]] = []
+
+    @property
+    def window(self) -> Window:
+        return self.taken[0]
+
+    @property
+    def log_odds(self) -> Tensor:
+        return self.taken[1]
+
+    def take(self, window: Window, log_odds: Tensor) -> None:
+        self.taken = (window, log_odds.cpu())
+
+    def slabs(self, image: NormalizedImage) -> Iterator[tuple[Box, Tensor]]:
+        """The log-odds in what is wanted of the image, slab by slab.
+
+        Args:
+            image: on the CPU.
+        """
+        edges, (window, log_odds) = self.edges, self.taken  # In this order: edges are of the last that was taken.
+        pasted = None if edges is None else edges.pasted(image, window, log_odds, self.wanted)
+        return blended(window, log_odds, list(self.tiles), list(self.pieces), self.wanted, pasted)
+
+
+@dataclass
+class ObjectRefinement:
+    """The passes over one object.
+
+    Each of them yields what it wants predicted and is sent the answer, so that the passes of several objects can share
+    the network's forwards.
+
+    Args:
+        predictor: whose answers these are, and what a forward costs there.
+        settings: what the object is worth.
+        image, labels: the whole image and the previous run's label map (D, H, W), on the predictor's device; no label
+            map if there was no run.
+        prompts: what the user said of the object.
+        previous: the extent of its previous mask, if it has one.
+        seconds_left: what is left of the object's share of the time.
+        partial: takes what the network says.
+    """
+
+    predictor: Predictor
+    settings: RefinementConfig
+    image: NormalizedImage
+    labels: Tensor | None
+    prompts: ObjectPrompts
+    previous: Box | None
+    seconds_left: Callable[[], float]
+    partial: PartialPrediction
+
+    def __post_init__(self) -> None:
+        self.config = self.predictor.config
+        self.shape: Voxel = tuple(self.image.volume.shape)
+
+    def passes(self, patch: Voxel) -> Forwards:
+        """Finds the object; then, as far as the time allows, what makes its mask better.
+
+        Args:
+            patch: the configuration's, or a smaller one where there is no time for that.
+        """
+        window = window_for(self.prompts, self.shape, patch, self.config.keep_proportions, self.previous)
+        yield from self._coarse_pass(window)
+        found = self.partial.window
+        if found.patch == self.config.patch:  # With a smaller one, there was no time for more.
+            if found.outgrown:
+                yield from self._fine_pass()
+            yield from self._follow_clicks(found)
+            yield from self._refine_in_tiles()
+        if found.outgrown:
+            self._follow_edges()
+
+    def _coarse_pass(self, window: Window) -> Forwards:
+        """One forward; without a box, more in larger windows, and then one around what was found."""
+        keep_proportions = self.config.keep_proportions
+        before = self._previous_mask(window)
+        log_odds = yield from self._predicted(before, window)
+        self.partial.take(window, log_odds)
+        for _ in range(self.settings.zoom_outs if self.prompts.box is None else 0):
+            larger = zoomed_out(window, log_odds, self.shape, keep_proportions)
+            if larger is None or not self._in_time(window.patch):
+                break
+            window = larger
+            log_odds = yield from self._predicted(self._previous_mask(window), window)
+            self.partial.take(window, log_odds)
+        found_by_clicks = self.prompts.box is None and not _any(before)
+        if self.settings.recenter and found_by_clicks and self._in_time(window.patch):
+            around = recentered(window, log_odds, self.prompts, self.shape, keep_proportions)
+            if around is not None:
+                mask = window.seen_from((log_odds > 0).float(), around)
+                log_odds = yield from self._predicted(mask, around)
+                self.partial.take(around, log_odds)
+
+    def _fine_pass(self) -> Forwards:
+        """Looks again at the same window in a patch of more voxels."""
+        times = self.config.finer
+        window = self.partial.window.finer(times)
+        if not self.settings.fine_pass or times == 1 or not self._in_time(window.patch):
+            return
+        # As in training: what the network itself has said, before the temperature.
+        seen = torch.sigmoid(upsampled(self.partial.log_odds[None] * self.config.temperature, times)[0])
+        self.partial.take(window, (yield from self._predicted(seen.to(self.predictor.device), window)))
+
+    def _follow_clicks(self, found: Window) -> Forwards:
+        """Takes away and adds pieces that clicks contradict; ``found``: the window, in the configuration's patch."""
+        if not self.settings.pieces:
+            return
+        partial, clicks = self.partial, self.prompts.clicks
+        partial.take(partial.window, without_ruled_out(partial.log_odds, partial.window, clicks))
+        for click in disobeyed(partial.log_odds, partial.window, clicks):
+            if not click.positive or not self._in_time(found.patch):
+                continue
+            near = closer(found, click.position)
+            mask = partial.window.seen_from((partial.log_odds > 0).float(), near)
+            added = piece((yield from self._predicted(mask, near)).cpu(), near, click)
+            if added is not None:
+                partial.pieces.append((near, added))
+
+    def _refine_in_tiles(self) -> Forwards:
+        """Looks at the border again, in tiles of native resolution."""
+        window, log_odds = self.partial.taken
+        coarse = (log_odds > 0).float().to(self.predictor.device)
+        for tile in islice(tiles(window, log_odds, self.shape), self.settings.tiles):
+            if not self._in_time(tile.patch):
+                break
+            refined = yield from self._predicted(window.seen_from(coarse, tile), tile)
+            self.partial.tiles.append((tile, refined.cpu()))
+
+    def _follow_edges(self) -> None:
+        if not self.settings.edges:
+            return
+        partial = self.partial
+        image, squares = self.image.crop(partial.window).cpu(), self.image.crop_squares(partial.window).cpu()
+        edges = Edges.of(image, squares, partial.log_odds, partial.window, partial.wanted)
+        if edges is not None and edges.region.voxels / EDGE_VOXELS_PER_SECOND <= self.seconds_left():
+            partial.edges = edges
+
+    def _predicted(self, mask: Tensor | None, window: Window) -> OneForward:
+        """What the network says of the object in a window, shown a mask [0, 1] of the patch's shape, or none."""
+        log_odds = yield encode(self.image.crop(window), mask, self.prompts, window, self.config.style)
+        return log_odds
+
+    def _previous_mask(self, window: Window) -> Tensor | None:
+        """The previous run's mask of the object in a window; None if there was no run."""
+        return None if self.labels is None else window.crop_label(self.labels, self.prompts.label)
+
+    def _in_time(self, patch: Voxel) -> bool:
+        return self.predictor.expected_seconds(patch) <= self.seconds_left()
+
+
+def _any(mask: Tensor | None) -> bool:
+    return mask is not None and bool(mask.any())
