@@ -1,6 +1,7 @@
 """The rows of the GPU benchmark, on the CPU: forward, whole run, training."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +24,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
     monkeypatch.setattr(gpu, "DEFAULT", replace(gpu.DEFAULT, model=replace(TINY, finer=2)))
 
 
@@ -40,7 +39,7 @@ def test_a_whole_run_leaves_an_object(tmp_path: Path):
 
 
 def test_a_whole_run_that_fails_says_why(tmp_path: Path):
-    with pytest.raises(RuntimeError, match=r"exit code 1: .*no such file"):
+    with pytest.raises(RuntimeError, match=r"(?s)exit code 1: .*no such file"):
         gpu.whole_run_row(tmp_path / "none.pt", CPU, tmp_path / "run", 1)
 
 
