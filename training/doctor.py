@@ -218,7 +218,16 @@ def agreement(folder: Path, weights: Path, device: torch.device) -> str:
         masks.append(segment_case(case, segmenter, Deadline(600), log=said.append) > 0)
         if segmenter.failures or segmenter.predictor.device.type != where.type:  # A failing GPU turns to the CPU.
             raise Failure(f"{path.name}: failed on {where}: {' '.join(said)[-300:]}")
-    found = f"{path.name}: Dice {_dice(masks[0], (volume.labels == label).numpy()):.3f} with the truth"
+    return f"{path.name}: {compared(masks, (volume.labels == label).numpy())}"
+
+
+def compared(masks: list[np.ndarray], truth: np.ndarray) -> str:
+    """Compares a device's mask with the truth, and with the CPU's where that is the second one.
+
+    Raises:
+        Failure: the two masks are not the same.
+    """
+    found = f"Dice {_dice(masks[0], truth):.3f} with the truth"
     if len(masks) == 1:
         return found
     same = _dice(*masks)
