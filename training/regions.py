@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool3d, pad
 
 from training.noise import grown
 
-KINDS = {"solid": 0.5, "thin": 0.25, "scattered": 0.25}
+KINDS = {"solid": 0.4, "thin": 0.3, "scattered": 0.3}
 """How often each kind is looked for."""
 
 LARGEST = 0.5
@@ -23,6 +23,10 @@ LARGEST = 0.5
 
 LEAST_DIFFERENCE = 0.35
 """Between a region's mean and that of its surroundings, in deviations of the window's image."""
+
+AT_RIM = 0.06
+"""Share of a solid region's voxels that may lie at the rim of the window or of the image: with more it is mostly
+background, seen in part; with less, hardly one is found."""
 
 LEAST_THIN = 40
 """Voxels of a thin region."""
@@ -36,11 +40,17 @@ LEAST_PIECE, LEAST_PIECES = 3, 4
 ANY_NEIGHBOUR = np.ones((3, 3, 3), bool)
 
 
-def region(image: Tensor, random: np.random.Generator, kind: str | None = None) -> Tensor | None:
-    """An object that nobody labelled, of a kind (a random one by default).
+def draw_kind(random: np.random.Generator) -> str:
+    """One of :data:`KINDS`."""
+    return str(random.choice(list(KINDS), p=list(KINDS.values())))
+
+
+def region(image: Tensor, kind: str, random: np.random.Generator) -> Tensor | None:
+    """An object that nobody labelled.
 
     Args:
         image: (D, H, W) normalized image in the window; exact zeros are padding.
+        kind: one of :data:`KINDS`.
 
     Returns:
         bool (D, H, W); None if nothing was found but specks, most of the window, what lies at its rim, rags, or what
@@ -49,7 +59,6 @@ def region(image: Tensor, random: np.random.Generator, kind: str | None = None) 
     content = image != 0
     if not content.any():
         return None
-    kind = kind or str(random.choice(list(KINDS), p=list(KINDS.values())))
     return {"solid": _solid, "thin": _thin, "scattered": _scattered}[kind](image, content, random)
 
 
@@ -66,7 +75,7 @@ def _solid(image: Tensor, content: Tensor, random: np.random.Generator) -> Tenso
     candidates = [
         label
         for label in np.flatnonzero((sizes > 1e-3 * image.numel()) & (sizes < LARGEST * image.numel()))
-        if at_rim[label] <= 0.02 * sizes[label]
+        if at_rim[label] <= AT_RIM * sizes[label]
         and sizes[label] > 0.15 * np.prod([s.stop - s.start for s in boxes[label - 1]])
     ]
     if not candidates:
@@ -138,7 +147,8 @@ def _local_contrast(image: Tensor, content: Tensor, random: np.random.Generator)
     """How much brighter, or darker, each voxel is than what is around it; 0 in and next to padding."""
     wide = int(random.choice((7, 9, 13)))
     fine = _mean(image, 3) if random.random() < 0.5 else image
-    contrast = (fine - _mean(image, wide)) * float(random.choice((-1, 1)))
+    mean = _mean(image, wide) / _mean(content.float(), wide).clamp_min(1e-3)  # Of what is no padding.
+    contrast = (fine - mean) * float(random.choice((-1, 1)))
     return contrast.masked_fill(grown(~content, 2), 0.0)
 
 
