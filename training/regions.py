@@ -28,6 +28,10 @@ AT_RIM = 0.06
 """Share of a solid region's voxels that may lie at the rim of the window or of the image: with more it is mostly
 background, seen in part; with less, hardly one is found."""
 
+LEAST_ABOVE_NOISE = 3.5
+"""A thin or scattered region's mean differs from that of its surroundings by so many deviations of the image from voxel
+to voxel; mere peaks of noise by about 3."""
+
 LEAST_THIN = 40
 """Voxels of a thin region."""
 
@@ -97,6 +101,9 @@ def _solid(image: Tensor, content: Tensor, random: np.random.Generator) -> Tenso
 
 def _thin(image: Tensor, content: Tensor, random: np.random.Generator) -> Tensor | None:
     """A connected thin region, a tube or a sheet: what is brighter, or darker, than the mean around it."""
+    content = _without_rim(content)
+    if not content.any():
+        return None
     contrast = _local_contrast(image, content, random)
     strong, weak = torch.quantile(contrast[content][::5], torch.tensor([random.uniform(0.93, 0.99), 0.88])).tolist()
     weak = max(weak, strong / 2)
@@ -116,12 +123,14 @@ def _thin(image: Tensor, content: Tensor, random: np.random.Generator) -> Tensor
     core = ~grown(~found, 1)
     if int(core.sum()) > MOST_THIN * int(found.sum()):
         return None
-    means = _means(image, found, grown(found, 2) & ~found & content, content)
-    return None if means is None else found
+    return found if _stands_out(image, found, content) else None
 
 
 def _scattered(image: Tensor, content: Tensor, random: np.random.Generator) -> Tensor | None:
     """The brightest or darkest pieces of a part of the window, all of them: one object."""
+    content = _without_rim(content)
+    if not content.any():
+        return None
     values = _mean(image, 3) if random.random() < 0.5 else image
     if random.random() < 0.5:
         values = _local_contrast(image, content, random)
@@ -139,17 +148,32 @@ def _scattered(image: Tensor, content: Tensor, random: np.random.Generator) -> T
     if kept.sum() < LEAST_PIECES or sizes[kept].max() > 0.7 * sizes[kept].sum():
         return None
     found = torch.from_numpy(kept[labels])
-    means = _means(image, found, grown(found, 2) & ~found & content, content)
-    return None if means is None else found
+    return found if _stands_out(image, found, content) else None
 
 
 def _local_contrast(image: Tensor, content: Tensor, random: np.random.Generator) -> Tensor:
-    """How much brighter, or darker, each voxel is than what is around it; 0 in and next to padding."""
+    """How much brighter, or darker, each voxel is than what is around it; 0 outside ``content``."""
     wide = int(random.choice((7, 9, 13)))
-    fine = _mean(image, 3) if random.random() < 0.5 else image
-    mean = _mean(image, wide) / _mean(content.float(), wide).clamp_min(1e-3)  # Of what is no padding.
+    fine = _mean(image, 3) if random.random() < 0.7 else image
+    mean = _mean(image * content, wide) / _mean(content.float(), wide).clamp_min(1e-3)
     contrast = (fine - mean) * float(random.choice((-1, 1)))
-    return contrast.masked_fill(grown(~content, 2), 0.0)
+    return contrast.masked_fill(~content, 0.0)
+
+
+def _without_rim(content: Tensor) -> Tensor:
+    """Without two voxels next to padding, where smoothing mixes both."""
+    return ~grown(~content, 2)
+
+
+def _stands_out(image: Tensor, found: Tensor, content: Tensor) -> bool:
+    """Whether a region differs from its surroundings, and not by noise only."""
+    around = grown(found, 2) & ~found & content
+    means = _means(image, found, around, content)
+    if means is None:
+        return False
+    # 1.48 medians of the absolute value are the deviation of what is noise; borders are too few to matter.
+    noise = 1.48 * float((image - _mean(image, 3))[content][::3].abs().median())
+    return abs(means[0] - means[1]) > LEAST_ABOVE_NOISE * noise
 
 
 def _part(shape: tuple[int, int, int], random: np.random.Generator) -> Tensor:

@@ -57,3 +57,10 @@ def test_scattered_bright_pieces_are_one_object():
     for mask in found:
         assert connected_components(mask.numpy())[1] >= 4
     assert max(int((mask & pieces).sum()) / int((mask | pieces).sum()) for mask in found) > 0.6
+
+
+def test_peaks_of_noise_are_no_objects():
+    noise = torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0))
+    for seed in range(10):
+        for kind in ("thin", "scattered"):
+            assert region(noise, kind, np.random.default_rng(seed)) is None
