@@ -216,7 +216,7 @@ def agreement(folder: Path, weights: Path, device: torch.device) -> str:
     for where in dict.fromkeys((device, torch.device("cpu"))):
         segmenter = load_segmenter(weights, str(where))
         masks.append(segment_case(case, segmenter, Deadline(600), log=said.append) > 0)
-        if segmenter.failures:
+        if segmenter.failures or segmenter.predictor.device.type != where.type:  # A failing GPU turns to the CPU.
             raise Failure(f"{path.name}: failed on {where}: {' '.join(said)[-300:]}")
     found = f"{path.name}: Dice {_dice(masks[0], (volume.labels == label).numpy()):.3f} with the truth"
     if len(masks) == 1:

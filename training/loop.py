@@ -186,6 +186,7 @@ def train(
             if rank == 0:
                 log.report(state.skipped)
                 _save(state, config, run)
+        del drawn  # Ends the workers.
         if rank == 0 and state.step:
             draw_curves(run.out / "log.csv", run.out / "curves.png")
     if distributed.is_initialized():

@@ -9,6 +9,7 @@ emulated CUDA device (:mod:`benchmarks.rehearsal.emulation`).
 from __future__ import annotations
 
 import argparse
+import io
 import shutil
 import signal
 import subprocess
@@ -16,8 +17,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks.rehearsal.environment import Environment, MachineError, prepared
@@ -25,6 +28,7 @@ from benchmarks.rehearsal.limits import MIB, LimitError, Limits
 from benchmarks.rehearsal.machine import REPOSITORY, Machine
 from benchmarks.rehearsal.recipe import PAGE, Command, commands
 from inference import checkpoint
+from inference.case import read_array
 from inference.checkpoint import ModelConfig
 from inference.network import NetworkConfig, ResidualEncoderUNet
 from inference.prompts import PAPER_STYLE
@@ -138,13 +142,18 @@ def default_pieces(folder: Path, limits: Limits) -> str:
 
 
 def synthetic_parts(packed: Path, folder: Path) -> str:
-    """Three parts of synthetic cases."""
+    """Three parts of synthetic cases, and a label map without an image."""
     write_synthetic(folder, count=6)
-    sizes = [path.stat().st_size for path in folder.glob("*.npz")]
-    result = pack(folder, packed, [2 * max(sizes)] * 3, margin=40)
-    if result.files != 6:
-        raise StepError(f"{result.files} of 6 cases were packed")
-    return f"6 synthetic cases, {sum(sizes) / MIB:.1f} MiB, in 3 parts"
+    paths = sorted(folder.glob("*.npz"))
+    sizes = [path.stat().st_size for path in paths]
+    shapes = folder / "shapes"
+    shapes.mkdir()
+    np.savez_compressed(shapes / "synthetic_1.npz", gts=read_array(paths[0], "gts"))
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        result = pack(folder, packed, [2 * max(sizes)] * 3, margin=40, shapes=shapes)
+    if result.files != 7:
+        raise StepError(f"{result.files} of 7 files were packed")
+    return f"6 synthetic cases and a label map, {sum(sizes) / MIB:.1f} MiB, in 3 parts"
 
 
 def run_command(

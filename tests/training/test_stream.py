@@ -1,5 +1,7 @@
 """The stream of samples: reproducible, and the same however it is shared out."""
 
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -64,3 +66,18 @@ def test_kinds_come_in_their_shares_coarse_and_fine(
             wanted = [part * share for part in expected[:3]]
             for kind, part in zip(("procedural", "shapes", "regions", "real"), (*wanted, 1 - sum(wanted))):
                 assert calls.count((kind, finer)) / 400 == pytest.approx(part, abs=0.07)
+
+
+def test_a_worker_outlives_its_group_and_ends_when_it_is_told_to(volumes: list[Volume], config: TrainingConfig):
+    """What waits for it at the end of a run that crashed would else wait for ever."""
+    drawn = iter(stream(Steps(volumes, config, seed=0), 0, 100, workers=1, device=torch.device("cpu")))
+    next(drawn)
+    (worker,) = drawn._workers
+    assert os.getpgid(worker.pid) == worker.pid != os.getpgid(0)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises when a worker is killed.
+    try:
+        worker.terminate()
+        worker.join(30)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert worker.exitcode == -signal.SIGTERM

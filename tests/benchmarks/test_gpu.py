@@ -1,0 +1,85 @@
+"""The rows of the GPU benchmark, on the CPU: forward, whole run, training."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from benchmarks.rows import Unavailable
+from inference.network import ResidualEncoderUNet
+from tests.inference.factories import TINY, write_weights
+from training.doctor import write_synthetic
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_synthetic(tmp_path_factory.mktemp("gpu") / "data")
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "DEFAULT", replace(gpu.DEFAULT, model=replace(TINY, finer=2)))
+
+
+def test_a_forward_is_compared_with_the_plain_one():
+    values = gpu.forward_row(lambda: ResidualEncoderUNet(TINY.network).eval(), 16, CPU, 2)
+    assert values["ms"] > 0 and values["float32 ms"] > 0 and values["GiB"] is None
+    assert values["difference"] < 1e-4 and values["other sign"] < 1e-2
+
+
+def test_a_whole_run_leaves_an_object(tmp_path: Path):
+    values = gpu.whole_run_row(write_weights(tmp_path / "weights.pt"), CPU, tmp_path / "run", 2)
+    assert values["s an object"] == values["s"] / 2 and values["voxels"] > 0
+
+
+def test_a_whole_run_that_fails_says_why(tmp_path: Path):
+    with pytest.raises(RuntimeError, match=r"(?s)exit code 1: .*no such file"):
+        gpu.whole_run_row(tmp_path / "none.pt", CPU, tmp_path / "run", 1)
+
+
+def test_steps_of_both_kinds_are_measured(tiny: None, data: Path, tmp_path: Path):
+    for name, row in gpu.training_plan([data], CPU, 0, True, tmp_path)[::3]:
+        values = row()
+        assert values["samples/s"] == pytest.approx(values["steps/s"] * int(name.split()[-1]))
+        assert values["loader samples/s"] > 0
+
+
+def test_without_data_training_is_skipped(tmp_path: Path):
+    for _, row in gpu.training_plan(None, CPU, 0, False, tmp_path):
+        with pytest.raises(Unavailable, match="no --data"):
+            row()
+
+
+def test_what_does_not_fit_into_memory_is_no_failure(tiny: None, data: Path, tmp_path: Path, monkeypatch):
+    asked = []
+
+    def measured(config, *_):
+        asked.append((config.sampling.finer_look, config.batch))
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(gpu, "training_row", measured)
+    for _, row in gpu.training_plan([data], CPU, 0, True, tmp_path):
+        with pytest.raises(Unavailable, match="memory"):
+            row()
+    assert asked == [(0.0, 1), (1.0, 1)], "a larger batch of the same kind is not tried"
+
+
+def test_a_failed_row_is_the_exit_code(tmp_path: Path, monkeypatch, capsys):
+    def broken() -> dict:
+        raise RuntimeError("no kernel")
+
+    for plan in ("whole_run_plan", "training_plan"):
+        monkeypatch.setattr(gpu, plan, lambda *_: [])
+    command = ["--out", str(tmp_path / "gpu.json"), "--device", "cpu", "--quick"]
+    monkeypatch.setattr(gpu, "forward_plan", lambda *_: [("good", partial(dict, ms=1.0)), ("bad", broken)])
+    assert gpu.main(command) == 1
+    assert json.loads((tmp_path / "gpu.json").read_text())["rows"][1]["error"] == "RuntimeError: no kernel"
+    monkeypatch.setattr(gpu, "forward_plan", lambda *_: [("good", partial(dict, ms=1.0))])
+    assert gpu.main(command) == 0
+    assert "1 rows, 0 skipped, 0 failed" in capsys.readouterr().out
