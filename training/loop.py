@@ -25,7 +25,7 @@ from training.dataset import Volume
 from training.lock import held
 from training.log import Log, draw_curves
 from training.muon import Muon, freshen, inner_kernels
-from training.step import accumulate, update
+from training.step import LossScaler, accumulate, adamw, update
 from training.stream import Steps, stream
 from training.validation import validate
 
@@ -74,12 +74,20 @@ class State:
     network: ResidualEncoderUNet
     average: ResidualEncoderUNet
     optimizers: list[torch.optim.Optimizer]
-    scaler: torch.amp.GradScaler
+    scaler: LossScaler
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
-    skipped: int = 0
     best: float = 0.0
+
+    @property
+    def skipped(self) -> int:
+        """Steps without an update, since their gradients were not finite; asking waits for the device."""
+        return int(self.scaler.skipped)
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        self.scaler.skipped.fill_(count)
 
     def save(self, path: Path) -> None:
         content = {name: getattr(self, name) for name in _NUMBERS}
@@ -172,8 +180,9 @@ def train(
             for optimizer in state.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-            loss, dice = accumulate(forward, state, drawn, config, run)
+            means = accumulate(forward, state, drawn, config, run)
             update(state, config)
+            loss, dice = torch.stack(means).tolist()
             state.step += 1
             state.samples += processes * drawn.samples
             moving = dice if moving is None else 0.98 * moving + 0.02 * dice
@@ -211,7 +220,7 @@ def begin(
         if config.muon:
             freshen(network)
     average = copy.deepcopy(network).requires_grad_(False) if config.average else network
-    scaler = torch.amp.GradScaler(run.device.type, enabled=run.mixed_precision and run.device.type == "cuda")
+    scaler = LossScaler(run.device, enabled=run.mixed_precision and run.device.type == "cuda")
     state = State(network, average, optimizers(config, network), scaler)
     if (run.out / "last.pt").exists():
         state.load(run.out / "last.pt", run.device)
@@ -223,11 +232,11 @@ def optimizers(config: TrainingConfig, network: ResidualEncoderUNet) -> list[tor
     """AdamW for all parameters, or with ``config.muon`` for those that Muon is not for."""
     settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if not config.muon:
-        return [torch.optim.AdamW(network.parameters(), **settings)]
+        return [adamw(network.parameters(), **settings)]
     kernels = inner_kernels(network)
     known = {id(kernel) for kernel in kernels}
     others = [parameter for parameter in network.parameters() if id(parameter) not in known]
-    return [torch.optim.AdamW(others, **settings), Muon(kernels, **settings)]
+    return [adamw(others, **settings), Muon(kernels, **settings)]
 
 
 def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
