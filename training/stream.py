@@ -168,8 +168,8 @@ def stream(steps: Steps, first: int, last: int, workers: int, device: torch.devi
 
 def _worker(_: int) -> None:
     torch.set_num_threads(1)
-    # A signal to the run's process group, as Ctrl-C sends it, must not end them before the run does: they have a group of
-    # their own. Where the run cannot ask them to end, it terminates them, and then waits: SIGTERM must not be ignored.
+    # A signal to the run's process group, as Ctrl-C sends it, must not end them before the run does: they have a group
+    # of their own. Where the run cannot ask them to end, it terminates them, and then waits: SIGTERM must not be ignored.
     os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
