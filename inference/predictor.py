@@ -103,14 +103,15 @@ class Predictor:
             with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
                 log_odds = self.network(batch)[:, 0].float()
             # Looking at the values also waits for a GPU, so that the clock below is right.
-            if not bool(torch.isfinite(log_odds).all()):  # Beyond what float16 holds, perhaps.
-                log_odds = self.network(batch)[:, 0]
-        if not bool(torch.isfinite(log_odds).all()):
-            raise ArithmeticError("the network's output is not finite")
+            if overflown := _not_finite(log_odds):  # Beyond what float16 holds, perhaps.
+                index = torch.tensor(overflown, device=self.device)
+                log_odds = log_odds.index_copy(0, index, self.network(batch[index])[:, 0])
+                if _not_finite(log_odds):
+                    raise ArithmeticError("the network's output is not finite")
         patch = tuple(batch.shape[2:])
         self.seconds[patch] = (time.monotonic() - began) / len(batch)
         if before is not None:
-            self._bytes[patch] = (torch.cuda.max_memory_allocated(self.device) - before) / len(batch)
+            self._bytes[patch] = max(torch.cuda.max_memory_allocated(self.device) - before, 1) / len(batch)
         return log_odds / self.config.temperature
 
     def measure(self) -> None:
@@ -150,7 +151,9 @@ class Predictor:
         if not self.batches:
             return 1
         most = self.batch or LARGEST_BATCH
-        if self._bytes:
+        if self.device.type == "cuda":
+            if not self._bytes:
+                return 1  # Whose memory is measured.
             free, _ = torch.cuda.mem_get_info(self.device)
             free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
             most = min(most, int(free / (_in_proportion(self._bytes, patch) * SAFETY)))
@@ -227,6 +230,11 @@ def _in_proportion(known: dict[Voxel, float], patch: Voxel) -> float:
         return known[patch]
     nearest = min(known, key=lambda other: abs(np.log(np.prod(other) / np.prod(patch))))
     return known[nearest] * float(np.prod(patch) / np.prod(nearest))
+
+
+def _not_finite(log_odds: Tensor) -> list[int]:
+    """The samples of a batch (N, D, H, W) that hold a value which is not finite."""
+    return [index for index, fine in enumerate(torch.isfinite(log_odds).flatten(1).all(dim=1).tolist()) if not fine]
 
 
 def _device(name: str) -> torch.device:

@@ -102,6 +102,7 @@ def segment_case(
             for where, log_odds in slabs or fallback(prompts, case.previous, extents.get(label), shape):
                 fusion.add(label, where, log_odds, advantage.get(label, 0.0))
         waiting -= len(group)
+    next(objects, None)  # Only when asked for one more does the progress know that all are done.
     labels = fusion.label_map().numpy()
     enforce_clicks(labels, case.objects)
     return labels

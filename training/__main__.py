@@ -22,6 +22,8 @@ from training.shapes.library import load_shapes
 from training.state import ResumeError
 
 DRY_RUN = {"volumes": 4, "steps": 4}
+DRY_NETWORK = NetworkConfig(features=(8, 16, 32), blocks=(1, 1, 1))
+"""Of a dry run that begins with no weights."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,7 +81,9 @@ def parser() -> argparse.ArgumentParser:
         help="also leave the state there in files below 16 MB; python -m training.pieces joins them",
     )
     results.add_argument("--nninteractive", action="store_true", help="also write an nnInteractive folder")
-    results.add_argument("--dry-run", action="store_true", help="a few volumes, steps and voxels: does everything once")
+    results.add_argument(
+        "--dry-run", action="store_true", help="a small network, a few volumes and steps: does everything once"
+    )
     return parser
 
 
@@ -147,7 +151,7 @@ def _config(options: argparse.Namespace, network: NetworkConfig | None) -> Train
         config = replace(config, final_learning_rate=options.final_learning_rate)
     batch = {"batch": options.batch or config.batch, "finer_batch": options.finer_batch or config.finer_batch}
     config = replace(config, **({"batch": 1, "finer_batch": 1, "accumulate": 1} if options.dry_run else batch))
-    network = network or config.model.network
+    network = network or (DRY_NETWORK if options.dry_run else config.model.network)
     # Three voxels in the lowest stage: with two, oneDNN's bfloat16 gradients are not always finite.
     edge = options.patch or (3 * network.stride if options.dry_run else None)
     patch = config.model.patch if edge is None else (edge, edge, edge)

@@ -17,7 +17,7 @@ from training.noise import generator, grown, smooth_noise
 from training.shapes.fields import Scene, coordinates
 
 CONTRAST = (0.5, 16.0)
-"""Difference between the object's mean and that of its surroundings, in deviations of the noise."""
+"""Difference between the object's mean and its surroundings, in deviations of the noise."""
 
 LEAST_CONTRAST_OF_THIN = 1.5
 """The same at least where hardly a voxel of the object is surrounded by it: there is little to average over."""
@@ -35,13 +35,14 @@ def make_image(scene: Scene, random: np.random.Generator) -> tuple[Tensor, Tenso
     """
     style = str(random.choice(list(STYLES), p=list(STYLES.values())))
     labels, truth = scene.labels.long(), scene.truth
-    signal = _signal(labels, truth, style, random)
+    thin = int((~grown(~truth, 1)).sum()) < 0.2 * int(truth.sum())
+    signal = _signal(labels, truth, thin, style, random)
     signal = _partial_volume(signal, random)
     if random.random() < 0.2:
         signal, truth = _thick_slices(signal, truth, random)
     if style in ("plain", "speckle") and random.random() < 0.5:
         signal = signal * torch.exp(0.3 * smooth_noise(tuple(signal.shape), int(random.integers(2, 5)), random))
-    image = _noisy(signal, truth, style, random)
+    image = _noisy(signal, truth, thin, style, random)
     padding = _padding(truth, random) if random.random() < 0.2 else None
     if padding is None:
         image = (image - image.mean()) / image.std().clamp_min(1e-6)
@@ -51,7 +52,7 @@ def make_image(scene: Scene, random: np.random.Generator) -> tuple[Tensor, Tenso
     return image.masked_fill_(padding, 0.0), truth & ~padding
 
 
-def _signal(labels: Tensor, truth: Tensor, style: str, random: np.random.Generator) -> Tensor:
+def _signal(labels: Tensor, truth: Tensor, thin: bool, style: str, random: np.random.Generator) -> Tensor:
     """The scene without blur and noise: a mean for each structure, tissues behind it, textures, rims."""
     shape = tuple(labels.shape)
     structures = int(labels.max()) + 1
@@ -62,13 +63,10 @@ def _signal(labels: Tensor, truth: Tensor, style: str, random: np.random.Generat
         means[1:structures] = random.uniform(0.3, 1, structures - 1)
     around = _around(truth)
     owner = int(torch.mode(regions[truth][:4096]).values)
-    if owner < structures and not bool((regions[around] == owner).all()):
+    if owner < structures:
         counts = torch.bincount(regions[around], minlength=len(means)).numpy().astype(float)
         counts[owner] = 0
-        behind = float((counts * means).sum() / max(counts.sum(), 1))
-        step = random.uniform(0.1, 0.7)
-        darker = random.random() < (0.1 if style == "fluorescence" else 0.5)
-        means[owner] = behind + (-step if darker else step)
+        means[owner] = _mean_of_object(means, counts, thin, style, random)
     signal = torch.from_numpy(means.astype(np.float32))[regions]
     if random.random() < 0.15:  # A capsule, a halo, an edge that the scanner overdraws.
         rim = grown(truth, 1) & ~truth
@@ -79,6 +77,26 @@ def _signal(labels: Tensor, truth: Tensor, style: str, random: np.random.Generat
             share = random.uniform(0, strongest, len(means)) * (random.random(len(means)) < 0.6)
             signal.addcmul_(torch.from_numpy(share.astype(np.float32))[regions], _texture(shape, random))
     return signal
+
+
+def _mean_of_object(
+    means: np.ndarray, counts: np.ndarray, thin: bool, style: str, random: np.random.Generator
+) -> float:
+    """Brighter or darker than what lies around it, and unlike each of its larger neighbours.
+
+    Args:
+        means: of all structures.
+        counts: voxels of each next to the object.
+    """
+    if not counts.any():
+        return float(random.uniform(0, 1))
+    behind = float((counts * means).sum() / counts.sum())
+    neighbours = means[counts > 0.15 * counts.sum()]
+    steps = random.uniform(0.25, 0.9, 12) if thin else random.uniform(0.1, 0.7, 12)
+    candidates = behind + steps * np.where(random.random(12) < (0.1 if style == "fluorescence" else 0.5), -1, 1)
+    gaps = np.abs(candidates[:, None] - neighbours).min(axis=1)
+    unlike = gaps > (0.2 if thin else 0.1)
+    return float(candidates[unlike.argmax() if unlike.any() else gaps.argmax()])
 
 
 def _tissues(labels: Tensor, random: np.random.Generator) -> tuple[Tensor, int]:
@@ -156,16 +174,15 @@ def _thick_slices(signal: Tensor, truth: Tensor, random: np.random.Generator) ->
     return sliced(signal), seen
 
 
-def _noisy(signal: Tensor, truth: Tensor, style: str, random: np.random.Generator) -> Tensor:
+def _noisy(signal: Tensor, truth: Tensor, thin: bool, style: str, random: np.random.Generator) -> Tensor:
     """Noise of the style's kind, as strong as a contrast drawn at random says."""
     shape, white = tuple(signal.shape), generator(random)
     around = _around(truth)
     if not around.any():
         around = ~truth
-    difference = abs(float(signal[truth].mean() - signal[around].mean()))
+    # The root of the mean square: what is darker than one neighbour and brighter than another differs from both.
+    difference = float((signal[around] - signal[truth].mean()).square().mean().sqrt())
     least, most = CONTRAST
-    eroded = ~grown(~truth, 1)
-    thin = int(eroded.sum()) < 0.2 * int(truth.sum())
     least = LEAST_CONTRAST_OF_THIN if thin else least
     # The root: more often plain than hardly visible.
     contrast = least * (most / least) ** math.sqrt(random.random())

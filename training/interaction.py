@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
-from evaluation.simulated_user import click_from_error
-from inference.case import Click, Voxel
-from inference.prompts import BOX, CLICK, CLICK_NEGATIVE, PREVIOUS, PromptStyle, draw_clicks
-from inference.window import Window, upsampled
+from inference.prompts import BOX, PREVIOUS, PromptStyle
+from inference.window import upsampled
+from training.device_clicks import CHALLENGE, BatchClicks, Placement, batch_clicks, draw
 from training.stream import Batch
 
 
@@ -20,38 +19,55 @@ def log_odds(logits: Tensor) -> Tensor:
     return logits[:, 1].float() - logits[:, 0].float()
 
 
-def simulate(network: Callable[[Tensor], Tensor], batch: Batch, clicks: int, style: PromptStyle) -> Tensor:
+def simulate(
+    network: Callable[[Tensor], Tensor],
+    batch: Batch,
+    clicks: int,
+    style: PromptStyle,
+    placement: Placement = CHALLENGE,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Lets the simulated user click on what the network makes of the samples (equations 5 to 10).
 
     A sample whose ``first_click`` is set gets one on its truth before any prediction, as in the challenge's runs
     without a box. Then, ``clicks`` times, every sample gets a click on the thresholded, detached prediction, which
     becomes its previous mask.
 
+    Args:
+        placement: where in an error the clicks are.
+        generator: of the batch's device, for what is drawn; None for PyTorch's own.
+
     Returns:
         (N, 8, D, H, W): the batch's channels with previous masks and clicks drawn. The batch is not changed.
     """
-    return _simulated(network, batch, clicks, style)[0]
+    return _simulated(network, batch, clicks, style, placement, generator)[0]
 
 
 def look_finer(
-    network: Callable[[Tensor], Tensor], batch: Batch, clicks: int, style: PromptStyle, finer: int
+    network: Callable[[Tensor], Tensor],
+    batch: Batch,
+    clicks: int,
+    style: PromptStyle,
+    finer: int,
+    placement: Placement = CHALLENGE,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """What the network sees when it looks again, ``finer`` times as finely, at what it has seen coarsely.
 
     Args:
         batch: of the finer patches; the coarse look, with its clicks, is made here.
+        placement: as in :func:`simulate`, and so ``generator``.
 
     Returns:
         (N, 8, D, H, W), fine: the batch's channels, the clicks, and the coarse look's probabilities as previous mask.
     """
-    coarse_channels, made = _simulated(network, coarser(batch, finer), clicks, style)
+    coarse_channels, made = _simulated(network, coarser(batch, finer), clicks, style, placement, generator)
     with torch.no_grad():
         seen = log_odds(network(coarse_channels))
     channels = batch.channels.clone()
     channels[:, PREVIOUS] = torch.sigmoid(upsampled(seen, finer))
-    coarse: Voxel = tuple(seen.shape[1:])
-    for index, clicks_made in enumerate(made):
-        _draw(channels, index, clicks_made, Window((0, 0, 0), coarse, tuple(channels.shape[2:])), style)
+    for one_each in made:
+        draw(channels, one_each, style, finer)
     return channels
 
 
@@ -64,37 +80,58 @@ def coarser(batch: Batch, finer: int) -> Batch:
 
 
 def _simulated(
-    network: Callable[[Tensor], Tensor], batch: Batch, clicks: int, style: PromptStyle
-) -> tuple[Tensor, list[list[Click]]]:
-    """As :func:`simulate`; also the clicks of each sample, in voxels of the patch."""
-    channels = batch.channels.clone()
-    made: list[list[Click]] = [[] for _ in batch.truth]
-    nothing = torch.zeros_like(batch.truth)
-    _click(channels, nothing, batch.truth, made, style, wanted=batch.first_click.tolist())
+    network: Callable[[Tensor], Tensor],
+    batch: Batch,
+    clicks: int,
+    style: PromptStyle,
+    placement: Placement,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, list[BatchClicks]]:
+    """As :func:`simulate`; also the clicks, in voxels of the patch, in the order in which they were made."""
+    channels = batch.channels.contiguous().clone()
+    wanted = batch.first_click.to(channels.device, non_blocking=True)
+    made = []
+    # Asking a tensor on a GPU whether any sample wants a click would wait for it.
+    if batch.first_click.is_cuda or batch.first_click.any():
+        made.append(_click(channels, torch.zeros_like(batch.truth), batch.truth, style, placement, generator, wanted))
     for _ in range(clicks):
         with torch.no_grad():
             prediction = log_odds(network(channels)) > 0
         channels[:, PREVIOUS] = prediction
-        _click(channels, prediction, batch.truth, made, style, wanted=[True] * len(made))
+        everyone = torch.ones_like(wanted)
+        made.append(_click(channels, prediction, batch.truth, style, placement, generator, everyone))
     return channels, made
 
 
 def _click(
-    channels: Tensor, prediction: Tensor, truth: Tensor, made: list[list[Click]], style: PromptStyle, wanted: list[bool]
-) -> None:
-    """Adds a click to each wanted sample, drawn by the code that inference draws with."""
-    patch = tuple(truth.shape[1:])
-    whole = Window((0, 0, 0), patch, patch)
-    predicted, true = prediction.cpu().numpy(), truth.cpu().numpy()
-    for index, clicks in enumerate(made):
-        click = click_from_error(predicted[index], true[index]) if wanted[index] else None
-        if click is None:
-            continue
-        clicks.append(Click(*click))
-        _draw(channels, index, clicks, whole, style)
+    channels: Tensor,
+    prediction: Tensor,
+    truth: Tensor,
+    style: PromptStyle,
+    placement: Placement,
+    generator: torch.Generator | None,
+    wanted: Tensor,
+) -> BatchClicks:
+    """Makes and draws a click for each wanted sample that has an error."""
+    if truth.is_cuda or placement != CHALLENGE:
+        clicks = batch_clicks(prediction, truth, placement, generator, wanted)
+    else:
+        clicks = _clicks_one_by_one(prediction, truth, wanted)
+    draw(channels, clicks, style)
+    return clicks
 
 
-def _draw(channels: Tensor, index: int, clicks: list[Click], window: Window, style: PromptStyle) -> None:
-    drawn = torch.zeros((2, *window.patch))
-    draw_clicks(drawn[0], drawn[1], tuple(clicks), window, style)
-    channels[index, [CLICK, CLICK_NEGATIVE]] = drawn.to(channels.device)
+def _clicks_one_by_one(prediction: Tensor, truth: Tensor, wanted: Tensor) -> BatchClicks:
+    """The challenge's own clicks: much faster on a CPU, where they look at an error's box only."""
+    # Not above: a machine with a GPU needs neither cc3d nor edt.
+    from evaluation.simulated_user import click_from_error
+
+    found = [
+        click_from_error(predicted, true) if asked else None
+        for predicted, true, asked in zip(prediction.numpy(), truth.numpy(), wanted.tolist())
+    ]
+    return BatchClicks(
+        torch.tensor([(0, 0, 0) if click is None else click[0] for click in found]),
+        torch.tensor([click is not None and click[1] for click in found]),
+        torch.tensor([click is not None for click in found]),
+    )

@@ -27,7 +27,7 @@ from training.log import Log, draw_curves
 from training.muon import Muon, freshen, inner_kernels
 from training.shapes.library import LabelMap
 from training.state import State
-from training.step import LossScaler, accumulate, update
+from training.step import LossScaler, accumulate, adamw, update
 from training.stream import Steps, stream
 
 ENDLESS = 2**31
@@ -216,11 +216,11 @@ def optimizers(config: TrainingConfig, network: ResidualEncoderUNet) -> list[tor
     """Returns AdamW for all parameters, or with ``config.muon`` for those that Muon is not for."""
     settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if not config.muon:
-        return [torch.optim.AdamW(network.parameters(), **settings)]
+        return [adamw(network.parameters(), **settings)]
     kernels = inner_kernels(network)
     known = {id(kernel) for kernel in kernels}
     others = [parameter for parameter in network.parameters() if id(parameter) not in known]
-    return [torch.optim.AdamW(others, **settings), Muon(kernels, **settings)]
+    return [adamw(others, **settings), Muon(kernels, **settings)]
 
 
 def _save(state: State, config: TrainingConfig, run: Run) -> None:

@@ -79,7 +79,7 @@ def _of_library(
 def _of_region(steps: Steps, finer: int, kind: str, random: np.random.Generator) -> tuple[Tensor, Tensor] | None:
     volume = steps.volumes[random.choice(len(steps.volumes), p=steps.probabilities)]
     image = region_image(volume, steps.config.model, random, finer)
-    truth = regions.region(image, random, kind)
+    truth = regions.region(image, kind, random)
     return None if truth is None else (image, truth)
 
 

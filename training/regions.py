@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool3d, pad
 
 from training.noise import grown
 
-KINDS = {"solid": 0.5, "thin": 0.25, "scattered": 0.25}
+KINDS = {"solid": 0.4, "thin": 0.3, "scattered": 0.3}
 """How often each kind is looked for."""
 
 LARGEST = 0.5
@@ -23,6 +23,14 @@ LARGEST = 0.5
 
 LEAST_DIFFERENCE = 0.35
 """Between a region's mean and that of its surroundings, in deviations of the window's image."""
+
+AT_RIM = 0.06
+"""Share of a solid region's voxels that may lie at the rim of the window or of the image: with more it is mostly
+background, seen in part; with less, hardly one is found."""
+
+LEAST_ABOVE_NOISE = 3.5
+"""A thin or scattered region's mean differs from that of its surroundings by so many deviations of the image from voxel
+to voxel; mere peaks of noise by about 3."""
 
 LEAST_THIN = 40
 """Voxels of a thin region."""
@@ -36,11 +44,17 @@ LEAST_PIECE, LEAST_PIECES = 3, 4
 ANY_NEIGHBOUR = np.ones((3, 3, 3), bool)
 
 
-def region(image: Tensor, random: np.random.Generator, kind: str | None = None) -> Tensor | None:
-    """An object that nobody labelled, of a kind (a random one by default).
+def draw_kind(random: np.random.Generator) -> str:
+    """One of :data:`KINDS`."""
+    return str(random.choice(list(KINDS), p=list(KINDS.values())))
+
+
+def region(image: Tensor, kind: str, random: np.random.Generator) -> Tensor | None:
+    """An object that nobody labelled.
 
     Args:
         image: (D, H, W) normalized image in the window; exact zeros are padding.
+        kind: one of :data:`KINDS`.
 
     Returns:
         bool (D, H, W); None if nothing was found but specks, most of the window, what lies at its rim, rags, or what
@@ -49,7 +63,6 @@ def region(image: Tensor, random: np.random.Generator, kind: str | None = None) 
     content = image != 0
     if not content.any():
         return None
-    kind = kind or str(random.choice(list(KINDS), p=list(KINDS.values())))
     return {"solid": _solid, "thin": _thin, "scattered": _scattered}[kind](image, content, random)
 
 
@@ -66,7 +79,7 @@ def _solid(image: Tensor, content: Tensor, random: np.random.Generator) -> Tenso
     candidates = [
         label
         for label in np.flatnonzero((sizes > 1e-3 * image.numel()) & (sizes < LARGEST * image.numel()))
-        if at_rim[label] <= 0.02 * sizes[label]
+        if at_rim[label] <= AT_RIM * sizes[label]
         and sizes[label] > 0.15 * np.prod([s.stop - s.start for s in boxes[label - 1]])
     ]
     if not candidates:
@@ -88,6 +101,9 @@ def _solid(image: Tensor, content: Tensor, random: np.random.Generator) -> Tenso
 
 def _thin(image: Tensor, content: Tensor, random: np.random.Generator) -> Tensor | None:
     """A connected thin region, a tube or a sheet: what is brighter, or darker, than the mean around it."""
+    content = _without_rim(content)
+    if not content.any():
+        return None
     contrast = _local_contrast(image, content, random)
     strong, weak = torch.quantile(contrast[content][::5], torch.tensor([random.uniform(0.93, 0.99), 0.88])).tolist()
     weak = max(weak, strong / 2)
@@ -107,12 +123,14 @@ def _thin(image: Tensor, content: Tensor, random: np.random.Generator) -> Tensor
     core = ~grown(~found, 1)
     if int(core.sum()) > MOST_THIN * int(found.sum()):
         return None
-    means = _means(image, found, grown(found, 2) & ~found & content, content)
-    return None if means is None else found
+    return found if _stands_out(image, found, content) else None
 
 
 def _scattered(image: Tensor, content: Tensor, random: np.random.Generator) -> Tensor | None:
     """The brightest or darkest pieces of a part of the window, all of them: one object."""
+    content = _without_rim(content)
+    if not content.any():
+        return None
     values = _mean(image, 3) if random.random() < 0.5 else image
     if random.random() < 0.5:
         values = _local_contrast(image, content, random)
@@ -130,16 +148,32 @@ def _scattered(image: Tensor, content: Tensor, random: np.random.Generator) -> T
     if kept.sum() < LEAST_PIECES or sizes[kept].max() > 0.7 * sizes[kept].sum():
         return None
     found = torch.from_numpy(kept[labels])
-    means = _means(image, found, grown(found, 2) & ~found & content, content)
-    return None if means is None else found
+    return found if _stands_out(image, found, content) else None
 
 
 def _local_contrast(image: Tensor, content: Tensor, random: np.random.Generator) -> Tensor:
-    """How much brighter, or darker, each voxel is than what is around it; 0 in and next to padding."""
+    """How much brighter, or darker, each voxel is than what is around it; 0 outside ``content``."""
     wide = int(random.choice((7, 9, 13)))
-    fine = _mean(image, 3) if random.random() < 0.5 else image
-    contrast = (fine - _mean(image, wide)) * float(random.choice((-1, 1)))
-    return contrast.masked_fill(grown(~content, 2), 0.0)
+    fine = _mean(image, 3) if random.random() < 0.7 else image
+    mean = _mean(image * content, wide) / _mean(content.float(), wide).clamp_min(1e-3)
+    contrast = (fine - mean) * float(random.choice((-1, 1)))
+    return contrast.masked_fill(~content, 0.0)
+
+
+def _without_rim(content: Tensor) -> Tensor:
+    """Without two voxels next to padding, where smoothing mixes both."""
+    return ~grown(~content, 2)
+
+
+def _stands_out(image: Tensor, found: Tensor, content: Tensor) -> bool:
+    """Whether a region differs from its surroundings, and not by noise only."""
+    around = grown(found, 2) & ~found & content
+    means = _means(image, found, around, content)
+    if means is None:
+        return False
+    # 1.48 medians of the absolute value are the deviation of what is noise; borders are too few to matter.
+    noise = 1.48 * float((image - _mean(image, 3))[content][::3].abs().median())
+    return abs(means[0] - means[1]) > LEAST_ABOVE_NOISE * noise
 
 
 def _part(shape: tuple[int, int, int], random: np.random.Generator) -> Tensor:

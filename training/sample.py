@@ -20,7 +20,7 @@ from training.augment import change_intensities, flip_and_turn
 from training.config import Sampling, TrainingConfig
 from training.dataset import Volume, merged
 from training.noise import smooth_noise
-from training.regions import region
+from training.regions import draw_kind, region
 from training.shapes import Scene, procedural
 from training.shapes.library import LabelMap, from_library
 from training.synthesis import synthesize
@@ -156,9 +156,10 @@ def make_region_sample(
     Args:
         finer: so many times the patch's voxels along each axis.
     """
+    kind = draw_kind(random)
     for _ in range(REGION_ATTEMPTS):
         image = region_image(volume, config.model, random, finer)
-        truth = region(image, random)
+        truth = region(image, kind, random)
         if truth is not None:
             return _patch_sample(image, truth, config.sampling, config.model, random)
     return None

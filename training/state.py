@@ -32,7 +32,6 @@ class State:
         step: steps of the optimizer so far.
         samples: shown so far, in all processes.
         seconds: trained so far, earlier commands included.
-        skipped: steps without an update, since their gradients were not finite.
     """
 
     network: ResidualEncoderUNet
@@ -42,7 +41,15 @@ class State:
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
-    skipped: int = 0
+
+    @property
+    def skipped(self) -> int:
+        """Steps without an update, since their gradients were not finite; asking waits for the device."""
+        return int(self.scaler.skipped)
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        self.scaler.skipped.fill_(count)
 
     def content(self) -> dict[str, object]:
         """Returns numbers and state dictionaries, as :meth:`save` writes them."""

@@ -146,6 +146,7 @@ class TestMemory:
     def test_as_many_as_the_free_memory_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A sample of 16³ took 1,000 bytes; those of 32³ will take eight times as much."""
         predictor = Predictor(Watched(box), TINY, torch.device("cuda"))
+        assert predictor.batch_size(PATCH) == 1, "nothing is measured yet"
         predictor._bytes = {PATCH: 1000.0}
         free = {"driver": 0, "reserved": 0, "allocated": 0}
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free["driver"], 10**9))

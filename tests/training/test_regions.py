@@ -13,7 +13,7 @@ def test_a_region_is_what_the_image_shows():
     ball = (grid - 16).square().sum(dim=0) <= 64
     image = torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.05 - 1 + 4 * ball
     image[:3] = 0
-    found = [region(image, np.random.default_rng(seed), "solid") for seed in range(40)]
+    found = [region(image, "solid", np.random.default_rng(seed)) for seed in range(40)]
     balls = [mask for mask in found if mask is not None]
     assert balls
     for mask in balls:
@@ -26,7 +26,7 @@ def test_half_of_the_regions_hold_what_they_enclose():
     distance = (grid - 20).square().sum(dim=0).sqrt()
     shell, hollow = (distance <= 12) & (distance > 6), distance <= 4
     image = torch.randn(40, 40, 40, generator=torch.Generator().manual_seed(0)) * 0.05 - 1 + 4 * shell
-    found = [region(image, np.random.default_rng(seed), "solid") for seed in range(60)]
+    found = [region(image, "solid", np.random.default_rng(seed)) for seed in range(60)]
     shells = [mask for mask in found if mask is not None and (mask & shell).sum() > 0.7 * shell.sum()]
     filled = [bool(mask[hollow].all()) for mask in shells]
     assert 0.2 < np.mean(filled) < 0.8
@@ -39,7 +39,7 @@ def test_a_bright_tube_is_found_as_a_thin_region():
     for z in range(4, 28):
         tube[z, 10 + z // 3, 16:18] = True
     image[tube] += 6
-    found = [region(image, np.random.default_rng(seed), "thin") for seed in range(20)]
+    found = [region(image, "thin", np.random.default_rng(seed)) for seed in range(20)]
     found = [mask for mask in found if mask is not None]
     assert found
     assert max(int((mask & tube).sum()) / int((mask | tube).sum()) for mask in found) > 0.6
@@ -51,9 +51,16 @@ def test_scattered_bright_pieces_are_one_object():
     for z, y, x in np.ndindex(3, 3, 3):
         pieces[4 + 9 * z : 7 + 9 * z, 4 + 9 * y : 7 + 9 * y, 4 + 9 * x : 7 + 9 * x] = True
     image[pieces] += 4
-    found = [region(image, np.random.default_rng(seed), "scattered") for seed in range(20)]
+    found = [region(image, "scattered", np.random.default_rng(seed)) for seed in range(20)]
     found = [mask for mask in found if mask is not None]
     assert found
     for mask in found:
         assert connected_components(mask.numpy())[1] >= 4
     assert max(int((mask & pieces).sum()) / int((mask | pieces).sum()) for mask in found) > 0.6
+
+
+def test_peaks_of_noise_are_no_objects():
+    noise = torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0))
+    for seed in range(10):
+        for kind in ("thin", "scattered"):
+            assert region(noise, kind, np.random.default_rng(seed)) is None
