@@ -226,9 +226,20 @@ def emulated() -> Iterator[Counts]:
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     torch.inference_mode = torch.no_grad  # Tensors made in it know no wrappers.
     Tensor.pin_memory = lambda self, *_, **__: self
+    torch.Generator = _generator(torch.Generator)
     torch.save, torch.load = _saving(torch.save), _loading(torch.load)
     with Mode():
         yield counts
+
+
+def _generator(plain: type[torch.Generator]) -> type[torch.Generator]:
+    class Generator(plain):
+        """The CPU's numbers, whatever the device: a generator of the wrong device is not noticed."""
+
+        def __new__(cls, device: Any = "cpu") -> torch.Generator:
+            return plain()
+
+    return Generator
 
 
 def _saving(save: Callable) -> Callable:

@@ -27,7 +27,7 @@ from training.stream import Steps
 MOST_WAITS = 2
 """Times that the host may wait for the device in a step."""
 
-MOST_LAUNCHES = 6000
+MOST_LAUNCHES = 2500
 """Kernels of a step: forward, backward, two clicks and the optimizers."""
 
 SMALL = replace(DEFAULT, model=replace(DEFAULT.model, patch=(32, 32, 32)), batch=2, finer_batch=1)
