@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from tqdm import tqdm
 from inference.case import Box, CaseError, read_array
 from inference.intensities import NormalizedImage
 from inference.segmenter import label_extents
+
+if TYPE_CHECKING:
+    from training.target import Target
 
 T = TypeVar("T")
 
@@ -32,8 +36,9 @@ class Volume:
         name: the file's name without suffix.
         modality, source: the name's first word, and its first two, which tell what data set it is from.
         image: normalized where it is cropped.
-        labels: (D, H, W) integer labels.
+        labels: (D, H, W) integer labels, 0 for none, in the smallest of uint8, int16 and int32 that holds them.
         objects: label -> extent.
+        targets: what is known of objects that were looked at before, by their labels.
     """
 
     name: str
@@ -42,6 +47,16 @@ class Volume:
     image: NormalizedImage
     labels: Tensor
     objects: dict[int, Box]
+    targets: dict[tuple[int, ...], Target] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def largest_label(self) -> int:
+        return int(self.labels.max())
+
+    def to(self, device: torch.device) -> Volume:
+        """The volume on a device, as it is stored."""
+        image = replace(self.image, volume=self.image.volume.to(device))
+        return replace(self, image=image, labels=self.labels.to(device))
 
 
 def load_volume(path: Path) -> Volume:
@@ -55,7 +70,7 @@ def load_volume(path: Path) -> Volume:
         raise CaseError(
             f"{path.name}: imgs {image.shape} and gts {labels.dtype} {labels.shape}; expected one shape, integer labels"
         )
-    labels = labels.astype(np.int16, copy=False)
+    labels = _compact(labels)
     objects = {
         label: box
         for label, box in label_extents(labels).items()
@@ -67,29 +82,29 @@ def load_volume(path: Path) -> Volume:
     return Volume(path.stem, modality, source_of(path), NormalizedImage.of(image), torch.from_numpy(labels), objects)
 
 
-def merged(volume: Volume, label: int, random: np.random.Generator) -> Volume:
-    """The volume with several of its objects made one: an object and those nearest to it, from one of them to all.
+def _compact(labels: np.ndarray) -> np.ndarray:
+    """In as few bytes as hold the labels; what is below 0 is none."""
+    labels = np.maximum(labels, 0) if labels.dtype.kind == "i" and labels.min() < 0 else labels
+    largest = int(labels.max())
+    return labels.astype(np.uint8 if largest <= 255 else np.int16 if largest <= 32767 else np.int32, copy=False)
+
+
+def merged(volume: Volume, label: int, random: np.random.Generator) -> tuple[int, ...]:
+    """The labels of several objects made one: an object and those nearest to it, from one of them to all.
 
     What a data set takes apart, users ask for whole: a brain of a hundred regions, a heart of three chambers.
 
     Returns:
-        with ``label`` as the only object, or the volume itself if it has no other.
+        ``label`` alone if the volume has no other.
     """
     others = len(volume.objects) - 1
     if not others:
-        return volume
+        return (label,)
     middle = {each: np.add(box.lower, box.upper) / 2 for each, box in volume.objects.items()}
     nearest = sorted(volume.objects, key=lambda each: float(np.linalg.norm(middle[each] - middle[label])))
     # As often 1 to 2 others as 10 to 20; all of them half of the time.
     count = others if random.random() < 1 / 2 else int(np.exp(random.uniform(0, np.log(others + 1))))
-    chosen = nearest[: count + 1]
-    extent = volume.objects[label]
-    for each in chosen:
-        extent = extent.union(volume.objects[each])
-    part = volume.labels[extent.slices]
-    joined = torch.zeros_like(volume.labels)
-    joined[extent.slices] = torch.isin(part, torch.tensor(chosen, dtype=part.dtype)).to(part.dtype) * label
-    return replace(volume, labels=joined, objects={label: extent})
+    return tuple(sorted({label, *nearest[: count + 1]}))
 
 
 def source_of(path: Path) -> str:

@@ -12,7 +12,7 @@ from evaluation.simulated_user import click_from_error
 from inference.case import Click, Voxel
 from inference.prompts import BOX, CLICK, CLICK_NEGATIVE, PREVIOUS, PromptStyle, draw_clicks
 from inference.window import Window, finely
-from training.stream import Batch
+from training.render import Batch
 
 
 def log_odds(logits: Tensor) -> Tensor:

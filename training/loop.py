@@ -237,7 +237,6 @@ def accumulate(forward: nn.Module, state: State, drawn: Step, config: TrainingCo
     state.network.zero_grad(set_to_none=True)
     losses, dices = [], []
     for index, batch in enumerate(drawn.batches):
-        batch = batch.to(run.device)
         last = index + 1 == len(drawn.batches)
         # Gradients travel between processes once a step, with the last batch.
         unsynchronized = isinstance(forward, DistributedDataParallel) and not last

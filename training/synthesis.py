@@ -8,13 +8,12 @@ intensities. Blur, a bias field, speckle and noise follow, as in Billot et al., 
 
 from __future__ import annotations
 
-import cc3d
 import numpy as np
 import torch
-from scipy.ndimage import binary_fill_holes
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional
-from torch.nn.functional import avg_pool3d, interpolate, max_pool3d
+from torch.nn.functional import interpolate, pad
 
 LARGEST_REGION = 0.5
 """Share of a window."""
@@ -24,6 +23,32 @@ def smooth_noise(shape: tuple[int, int, int], cells: int, random: np.random.Gene
     """Smooth noise of about unit deviation, ``cells`` random values along each axis, interpolated."""
     coarse = torch.from_numpy(random.standard_normal((1, 1, cells, cells, cells), dtype=np.float32))
     return interpolate(coarse, size=shape, mode="trilinear", align_corners=True)[0, 0]
+
+
+def smoothed(image: Tensor) -> Tensor:
+    """The mean over 3×3×3 voxels, of those inside, float32 (D, H, W). On a CPU far faster than average pooling."""
+    for axis in range(3):
+        across = image.movedim(axis, 0)
+        sums = across.clone()
+        sums[1:] += across[:-1]
+        sums[:-1] += across[1:]
+        counts = torch.full((len(across), 1, 1), 3.0)
+        counts[0] -= 1
+        counts[-1] -= 1
+        image = (sums / counts).movedim(0, axis)
+    return image
+
+
+def dilated(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """The mask and all within that many voxels along each axis."""
+    for axis in range(3):
+        for _ in range(radius):
+            across = np.moveaxis(mask, axis, 0)
+            wider = across.copy()
+            wider[1:] |= across[:-1]
+            wider[:-1] |= across[1:]
+            mask = np.moveaxis(wider, 0, axis)
+    return mask
 
 
 def synthesize(image: Tensor, labels: Tensor, random: np.random.Generator) -> Tensor:
@@ -48,7 +73,7 @@ def synthesize(image: Tensor, labels: Tensor, random: np.random.Generator) -> Te
     texture = smooth_noise(tuple(image.shape), int(random.integers(8, 24)), random)
     made = means[regions] + deviations[regions] * texture
     for _ in range(int(random.integers(0, 3))):
-        made = avg_pool3d(made[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
+        made = smoothed(made)
     if random.random() < 0.5:
         made = made * torch.exp(0.3 * smooth_noise(tuple(image.shape), int(random.integers(2, 5)), random))
     if random.random() < 0.4:  # Speckle multiplies, as in ultrasound.
@@ -76,28 +101,27 @@ def region(image: Tensor, random: np.random.Generator) -> Tensor | None:
     content = image != 0
     if not content.any():
         return None
-    smooth = avg_pool3d(image[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
+    smooth = smoothed(image)
     low = float(random.uniform(0, 0.9))
     high = low + float(random.uniform(0.1, 0.6))
     band = torch.quantile(smooth[content][::5], torch.tensor([low, min(high, 1.0)]))
     inside = (smooth >= band[0]) & (smooth <= band[1]) & content
-    labels = cc3d.connected_components(inside.numpy().view(np.uint8), connectivity=6)
-    statistics = cc3d.statistics(labels)
-    sizes, boxes = statistics["voxel_counts"].astype(float), statistics["bounding_boxes"]
+    labels, _ = ndimage.label(inside.numpy())
+    sizes, boxes = np.bincount(labels.ravel()).astype(float), ndimage.find_objects(labels)
     # What lies along the rim of the image or of the window is mostly background, seen in part.
-    rim = functional.pad((~content).float(), (1,) * 6, value=1.0)[None, None]
-    at_rim = np.bincount(labels[(max_pool3d(rim, 3, stride=1)[0, 0] > 0).numpy()], minlength=len(sizes))
+    rim = dilated(np.pad(~content.numpy(), 1, constant_values=True), 1)[1:-1, 1:-1, 1:-1]
+    at_rim = np.bincount(labels[rim], minlength=len(sizes))
     candidates = [
         label
         for label in np.flatnonzero((sizes > 1e-3 * image.numel()) & (sizes < LARGEST_REGION * image.numel()))
         if label > 0
         and at_rim[label] <= 0.02 * sizes[label]
-        and sizes[label] > 0.15 * np.prod([s.stop - s.start for s in boxes[label]])
+        and sizes[label] > 0.15 * np.prod([s.stop - s.start for s in boxes[label - 1]])
     ]
     if not candidates:
         return None
     found = torch.from_numpy(labels == int(random.choice(candidates)))
-    near = max_pool3d(found[None, None].float(), 5, stride=1, padding=2)[0, 0] > 0
+    near = torch.from_numpy(dilated(found.numpy(), 2))
     around = near & ~found & content
     if not around.any():
         return None
@@ -107,9 +131,9 @@ def region(image: Tensor, random: np.random.Generator) -> Tensor | None:
     # The band's edges are anywhere on the border's slope; the border itself is halfway.
     found = near & content & ((smooth - (within + without) / 2) * (within - without) > 0)
     # Opened and closed a little, as a person would draw it: majority of the neighbourhood.
-    found = avg_pool3d(found[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0.45
+    found = smoothed(pad(found.float(), (1,) * 6))[1:-1, 1:-1, 1:-1] > 0.45
     if random.random() < 0.5:  # A whole with what it encloses, as a head or a kidney is.
-        found = torch.from_numpy(binary_fill_holes(found.numpy()))
+        found = torch.from_numpy(ndimage.binary_fill_holes(found.numpy()))
     return found if found.any() else None
 
 
