@@ -5,12 +5,19 @@ masks, the clicks are the same voxels. They are much faster, because everything 
 looks at the error's box only.
 """
 
-import cc3d
-import edt
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.crop import BoxSlices, bounding_box
+
+try:
+    import cc3d
+except ImportError:  # A machine that only trains: scipy finds the same voxels, more slowly.
+    cc3d = None
+try:
+    import edt
+except ImportError:
+    edt = None
 
 Voxel = tuple[int, int, int]
 
@@ -45,25 +52,45 @@ def box_from_mask(mask: NDArray[np.bool_], rng: np.random.Generator) -> dict[str
     Raises:
         ValueError: the mask is not three-dimensional, not boolean, or empty.
     """
+    return jittered_box(middle_slice_box(mask), mask.shape[1:], rng)
+
+
+def middle_slice_box(mask: NDArray[np.bool_], corner: Voxel = (0, 0, 0)) -> dict[str, int]:
+    """Return `box_from_mask` without its jitter, of a mask that begins at `corner` of the image.
+
+    Raises:
+        ValueError: the mask is not three-dimensional, not boolean, or empty.
+    """
     _check_volume(mask, "mask")
     occupied = np.flatnonzero(mask.any(axis=(1, 2)))
     if occupied.size == 0:
         raise ValueError("mask: it is empty; a box needs at least one voxel")
     middle = occupied[occupied.size // 2]
-    height, width = mask.shape[1:]
     rows = np.flatnonzero(mask[middle].any(axis=1))
     columns = np.flatnonzero(mask[middle].any(axis=0))
+    z, y, x = corner
+    return {
+        "z_min": int(occupied[0]) + z,
+        "z_max": int(occupied[-1]) + z,
+        "z_mid": int(middle) + z,
+        "z_mid_x_min": int(columns[0]) + x,
+        "z_mid_x_max": int(columns[-1]) + x,
+        "z_mid_y_min": int(rows[0]) + y,
+        "z_mid_y_max": int(rows[-1]) + y,
+    }
+
+
+def jittered_box(box: dict[str, int], slice_shape: tuple[int, int], rng: np.random.Generator) -> dict[str, int]:
+    """Return a `middle_slice_box` with the jitter of `box_from_mask`, in slices of that shape (H, W)."""
+    height, width = slice_shape
     jitter = int(rng.integers(0, JITTER_MAX + 1))
     jitter_y = int(jitter * height / JITTER_REFERENCE)
     jitter_x = int(jitter * width / JITTER_REFERENCE)
-    return {
-        "z_min": int(occupied[0]),
-        "z_max": int(occupied[-1]),
-        "z_mid": int(middle),
-        "z_mid_x_min": max(0, int(columns[0]) - jitter_x),
-        "z_mid_x_max": min(width - 1, int(columns[-1]) + jitter_x),
-        "z_mid_y_min": max(0, int(rows[0]) - jitter_y),
-        "z_mid_y_max": min(height - 1, int(rows[-1]) + jitter_y),
+    return box | {
+        "z_mid_x_min": max(0, box["z_mid_x_min"] - jitter_x),
+        "z_mid_x_max": min(width - 1, box["z_mid_x_max"] + jitter_x),
+        "z_mid_y_min": max(0, box["z_mid_y_min"] - jitter_y),
+        "z_mid_y_max": min(height - 1, box["z_mid_y_max"] + jitter_y),
     }
 
 
@@ -111,15 +138,39 @@ def _largest_component(error: NDArray[np.bool_], box: BoxSlices) -> tuple[NDArra
     # Labels are numbered in memory order and the first of equally large components is taken, so the copy keeps the
     # order of the whole.
     cropped = error[box].copy(order="F" if error.flags.fnc else "C")
-    # As uint8, because cc3d 4.1.1 can fail on boolean arrays of one voxel's thickness ("maximum length exception").
-    labels = cc3d.connected_components(cropped.view(np.uint8), connectivity=26)
-    statistics = cc3d.statistics(labels)
-    sizes = statistics["voxel_counts"].copy()
+    labels, sizes, boxes = _components(cropped)
     sizes[0] = 0
     largest = int(np.argmax(sizes))
-    own_box = statistics["bounding_boxes"][largest]
+    own_box = boxes[largest]
     corner = tuple(int(outer.start + inner.start) for outer, inner in zip(box, own_box, strict=True))
     return labels[own_box] == largest, corner
+
+
+def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.integer], NDArray[np.integer], list[BoxSlices]]:
+    """Return the 26-connected components, numbered from 1 in memory order, and by number their sizes and boxes."""
+    if cc3d is not None:
+        # As uint8, because cc3d 4.1.1 can fail on boolean arrays of one voxel's thickness ("maximum length exception").
+        labels = cc3d.connected_components(mask.view(np.uint8), connectivity=26)
+        statistics = cc3d.statistics(labels)
+        return labels, statistics["voxel_counts"].copy(), statistics["bounding_boxes"]
+    from scipy.ndimage import find_objects, label
+
+    # scipy numbers in C order, whatever the order in memory is.
+    transposed = mask.flags.fnc
+    labels = label(mask.T if transposed else mask, structure=np.ones((3, 3, 3)))[0]
+    labels = labels.T if transposed else labels
+    return labels, np.bincount(labels.ravel()), [(slice(None),) * 3, *find_objects(labels)]
+
+
+def _squared_distance(mask: NDArray[np.bool_], black_border: bool = False) -> NDArray[np.float32]:
+    """Return each voxel's squared distance to the nearest false one; beyond a black border all are false."""
+    if edt is not None:
+        return edt.edtsq(mask, black_border=black_border)
+    from scipy.ndimage import distance_transform_edt
+
+    if not black_border:
+        return np.rint(np.square(distance_transform_edt(mask))).astype(np.float32)
+    return _squared_distance(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
 
 
 def _depth(component: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -132,7 +183,7 @@ def _depth(component: NDArray[np.bool_]) -> NDArray[np.float32]:
     if np.prod(shape + 2 * padding) > HALVING_LIMIT:
         return _halved_depth(component, padding)
     # The organizers pad by a quarter. A border of background gives the same distances: all is background beyond it.
-    return edt.edtsq(component, black_border=True)
+    return _squared_distance(component, black_border=True)
 
 
 def _halved_depth(component: NDArray[np.bool_], padding: NDArray[np.int_]) -> NDArray[np.float32]:
@@ -148,7 +199,7 @@ def _halved_depth(component: NDArray[np.bool_], padding: NDArray[np.int_]) -> ND
     halved = aligned.reshape(blocks[0], 2, blocks[1], 2, blocks[2], 2).any(axis=(1, 3, 5))
     before = np.minimum(padding // 2, 1)
     after = np.minimum(-(-(shape + 2 * padding) // 2) - padding // 2 - blocks, 1)
-    depth = edt.edtsq(np.pad(halved, list(zip(before, after, strict=True))))
+    depth = _squared_distance(np.pad(halved, list(zip(before, after, strict=True))))
     depth = depth[tuple(slice(start, start + size) for start, size in zip(before, blocks, strict=True))]
     for axis in range(3):
         depth = depth.repeat(2, axis=axis)

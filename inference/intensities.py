@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,11 +49,15 @@ class NormalizedImage:
         """The same image on a device."""
         return replace(self, volume=self.volume.to(device))
 
-    def crop(self, window: Window) -> Tensor:
-        """The normalized image in a window, float32 of the patch's shape; 0 where there is no image."""
+    def crop(self, window: Window, weights: Callable[..., Tensor] | None = None) -> Tensor:
+        """The normalized image in a window, float32 of the patch's shape; 0 where there is no image.
+
+        Args:
+            weights: as in :meth:`inference.window.Window.resampled`.
+        """
         if self.support is None:
             return torch.zeros(window.patch, device=self.volume.device)
-        return window.crop(self.volume, self.support, self.scale, self.offset)
+        return window.crop(self.volume, self.support, self.scale, self.offset, weights=weights)
 
     def crop_squares(self, window: Window) -> Tensor:
         """As :meth:`crop`, of the normalized image's squares."""

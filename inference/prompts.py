@@ -59,7 +59,12 @@ def encode(
 
 
 def draw_box(channel: Tensor, box: Box, window: Window) -> None:
-    """Sets the box's voxels to 1 (equation 1). It stays at least a voxel thick, however small the patch."""
+    """Sets the box's voxels to 1 (equation 1)."""
+    channel[box_slices(box, window)] = 1
+
+
+def box_slices(box: Box, window: Window) -> tuple[slice, slice, slice]:
+    """A box's voxels in the window's patch. It stays at least a voxel thick, however small the patch."""
     slices = []
     for lower, upper, start, size, patch in zip(box.lower, box.upper, window.start, window.size, window.patch):
         first, last = (round((edge - start) * patch / size) for edge in (lower, upper + 1))
@@ -67,7 +72,7 @@ def draw_box(channel: Tensor, box: Box, window: Window) -> None:
             first = math.floor(((lower + upper + 1) / 2 - start) * patch / size)
             last = first + 1
         slices.append(slice(max(first, 0), max(last, 0)))
-    channel[tuple(slices)] = 1
+    return tuple(slices)
 
 
 def draw_clicks(

@@ -27,7 +27,10 @@ SEAM = 1 / 8
 """Share of a tile's edge, on either side, over which it fades into what lies around it."""
 
 SLAB = 8
-"""Slices that are resampled at a time, to bound memory."""
+"""Slices that are resampled at a time on a CPU, to bound memory."""
+
+SLAB_VOXELS = 2**26
+"""Voxels that are resampled at a time on a GPU, where many small steps would take longer than the work itself."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Window:
         scale: float = 1.0,
         offset: float = 0.0,
         squared: bool = False,
+        weights: Callable[..., Tensor] | None = None,
     ) -> Tensor:
         """The window's content, resampled to the patch; zero where there is no image.
 
@@ -109,6 +113,7 @@ class Window:
             support: the part of the volume that counts; the rest is as if outside. All of it by default.
             scale, offset: what is resampled is ``volume * scale + offset``.
             squared: or that squared.
+            weights: as in :meth:`resampled`.
 
         Returns:
             float32 tensor of the patch's shape, on the volume's device.
@@ -118,7 +123,7 @@ class Window:
             value = part.float() * scale + offset
             return value.square_() if squared else value
 
-        return self._resampled(volume, values, support)
+        return self.resampled(volume, values, support, weights)
 
     def crop_label(self, labels: Tensor, label: int) -> Tensor:
         """One label's mask in the window, [0, 1], resampled to the patch; what lies outside the window is not read.
@@ -126,10 +131,20 @@ class Window:
         Args:
             labels: (D, H, W), an integer dtype.
         """
-        return self._resampled(labels, lambda part: (part == label).float())
+        return self.resampled(labels, lambda part: (part == label).float())
 
-    def _resampled(self, volume: Tensor, values: Callable[[Tensor], Tensor], support: Box | None = None) -> Tensor:
-        """As :meth:`crop`, of what ``values`` makes of a part of the volume."""
+    def resampled(
+        self,
+        volume: Tensor,
+        values: Callable[[Tensor], Tensor],
+        support: Box | None = None,
+        weights: Callable[..., Tensor] | None = None,
+    ) -> Tensor:
+        """As :meth:`crop`, of what ``values`` makes of a part of the volume.
+
+        Args:
+            weights: makes those of an axis; :func:`resampling` by default.
+        """
         patch = torch.zeros(self.patch, device=volume.device)
         inside = self.box.intersection(support or Box.of(volume.shape))
         if inside is None:
@@ -142,15 +157,21 @@ class Window:
             patch[target] = values(volume[inside.slices])
             return patch
         along_z, along_y, along_x = (
-            resampling(n, p, volume.device)[:, lower - start : upper - start + 1]
+            (weights or resampling)(n, p, volume.device)[:, lower - start : upper - start + 1]
             for n, p, lower, upper, start in zip(self.size, self.patch, inside.lower, inside.upper, self.start)
         )
-        # Slab by slab, each resampled within its slices first: the window is never held in float32.
-        for first in range(0, inside.size[0], SLAB):
-            last = min(first + SLAB, inside.size[0])
+        on_cpu = volume.device.type == "cpu"
+        thickness = SLAB if on_cpu else max(SLAB_VOXELS // (inside.size[1] * inside.size[2]), 1)
+        # Slab by slab, each resampled within its slices first: a large window is never held in float32.
+        for first in range(0, inside.size[0], thickness):
+            last = min(first + thickness, inside.size[0])
             z = slice(inside.lower[0] + first, inside.lower[0] + last)
             slab = values(volume[(z, *inside.slices[1:])])
-            patch += torch.tensordot(along_z[:, first:last], along_y @ slab @ along_x.T, dims=1)
+            rows, touched = along_z[:, first:last], slice(None)
+            if on_cpu:  # Few of the patch's slices see anything of a slab; the others' sums need no zeros added.
+                seen = rows.any(dim=1).nonzero().ravel()
+                touched = slice(int(seen[0]), int(seen[-1]) + 1) if len(seen) else slice(0)
+            patch[touched] += torch.tensordot(rows[touched], along_y @ slab @ along_x.T, dims=1)
         return patch
 
     def crop_nearest(self, labels: Tensor) -> Tensor:
@@ -257,7 +278,7 @@ def resampling(inputs: int, outputs: int, device: torch.device | str = "cpu") ->
     linear interpolation), else it spans two neighbours.
     """
     step = inputs / outputs
-    centres = (torch.arange(outputs, dtype=torch.float64) + 0.5) * step - 0.5
-    distance = (torch.arange(inputs, dtype=torch.float64)[None] - centres[:, None]).abs()
+    centres = (torch.arange(outputs, dtype=torch.float64, device=device) + 0.5) * step - 0.5
+    distance = (torch.arange(inputs, dtype=torch.float64, device=device)[None] - centres[:, None]).abs()
     weights = (1 - distance / max(step, 1.0)).clamp_(min=0)
-    return (weights / weights.sum(dim=1, keepdim=True)).to(device, torch.float32)
+    return (weights / weights.sum(dim=1, keepdim=True)).float()

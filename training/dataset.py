@@ -6,9 +6,10 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from tqdm import tqdm
 from inference.case import Box, CaseError, read_array
 from inference.intensities import NormalizedImage
 from inference.segmenter import label_extents
+
+if TYPE_CHECKING:
+    from training.target import Target
 
 T = TypeVar("T")
 
@@ -33,9 +37,10 @@ class Volume:
         name: the file's name without suffix.
         modality, source: the name's first word, and its first two, which tell what data set it is from.
         image: normalized where it is cropped.
-        labels: (D, H, W) integer labels.
+        labels: (D, H, W) integer labels, 0 for none, in the smallest of uint8, int16 and int32 that holds them.
         objects: label -> extent.
         likeness: label -> mean intensity, in deviations of the image, and the size's logarithm.
+        targets: what is known of objects that were looked at before, by their labels.
     """
 
     name: str
@@ -45,6 +50,15 @@ class Volume:
     labels: Tensor
     objects: dict[int, Box]
     likeness: dict[int, tuple[float, float]]
+    targets: dict[tuple[int, ...], Target] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def largest_label(self) -> int:
+        return int(self.labels.max())
+
+    def to(self, device: torch.device) -> Volume:
+        """The volume on a device, as it is stored."""
+        return replace(self, image=self.image.to(device), labels=self.labels.to(device))
 
 
 def load_volume(path: Path) -> Volume:
@@ -58,7 +72,7 @@ def load_volume(path: Path) -> Volume:
         raise CaseError(
             f"{path.name}: imgs {image.shape} and gts {labels.dtype} {labels.shape}; expected one shape, integer labels"
         )
-    labels = labels.astype(np.int16, copy=False)
+    labels = _compact(labels)
     normalized = NormalizedImage.of(image)
     objects, likeness = {}, {}
     for label, box in label_extents(labels).items():
@@ -72,31 +86,31 @@ def load_volume(path: Path) -> Volume:
     return Volume(path.stem, modality, source_of(path), normalized, torch.from_numpy(labels), objects, likeness)
 
 
-def merged(volume: Volume, label: int, random: np.random.Generator) -> Volume:
-    """The volume with several of its objects made one: an object and from one of the others to all of them.
+def _compact(labels: np.ndarray) -> np.ndarray:
+    """In as few bytes as hold the labels; what is below 0 is none."""
+    labels = np.maximum(labels, 0) if labels.dtype.kind == "i" and labels.min() < 0 else labels
+    largest = int(labels.max())
+    return labels.astype(np.uint8 if largest <= 255 else np.int16 if largest <= 32767 else np.int32, copy=False)
+
+
+def merged(volume: Volume, label: int, random: np.random.Generator) -> tuple[int, ...]:
+    """The labels of several objects made one: an object and from one of the others to all of them.
 
     What a data set takes apart, users ask for whole: a brain of a hundred regions, a heart of three chambers. Half of
     the time those nearest to the object come first, half of the time those most like it in intensity and size.
 
     Returns:
-        with ``label`` as the only object, or the volume itself if it has no other.
+        ``label`` alone if the volume has no other.
     """
     others = len(volume.objects) - 1
     if not others:
-        return volume
+        return (label,)
     middle = {each: np.add(box.lower, box.upper) / 2 for each, box in volume.objects.items()}
     where = middle if random.random() < 1 / 2 else {each: np.array(volume.likeness[each]) for each in volume.objects}
     nearest = sorted(volume.objects, key=lambda each: float(np.linalg.norm(where[each] - where[label])))
     # As often 1 to 2 others as 10 to 20; all of them half of the time.
     count = others if random.random() < 1 / 2 else int(np.exp(random.uniform(0, np.log(others + 1))))
-    chosen = nearest[: count + 1]
-    extent = volume.objects[label]
-    for each in chosen:
-        extent = extent.union(volume.objects[each])
-    part = volume.labels[extent.slices]
-    joined = torch.zeros_like(volume.labels)
-    joined[extent.slices] = torch.isin(part, torch.tensor(chosen, dtype=part.dtype)).to(part.dtype) * label
-    return replace(volume, labels=joined, objects={label: extent})
+    return tuple(sorted({label, *nearest[: count + 1]}))
 
 
 def source_of(path: Path) -> str:

@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool3d
 from inference.prompts import BOX, PREVIOUS, PromptStyle
 from inference.window import upsampled
 from training.device_clicks import CHALLENGE, BatchClicks, Placement, batch_clicks, draw
-from training.stream import Batch
+from training.render import Batch
 
 
 def log_odds(logits: Tensor) -> Tensor:

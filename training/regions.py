@@ -11,9 +11,9 @@ import torch
 from scipy.ndimage import binary_fill_holes, find_objects
 from scipy.ndimage import label as connected_components
 from torch import Tensor
-from torch.nn.functional import avg_pool3d, pad
+from torch.nn.functional import pad
 
-from training.noise import grown
+from training.noise import grown, local_mean
 
 KINDS = {"solid": 0.4, "thin": 0.3, "scattered": 0.3}
 """How often each kind is looked for."""
@@ -68,7 +68,7 @@ def region(image: Tensor, kind: str, random: np.random.Generator) -> Tensor | No
 
 def _solid(image: Tensor, content: Tensor, random: np.random.Generator) -> Tensor | None:
     """A connected region of similar intensity."""
-    smooth = _mean(image, 3)
+    smooth = local_mean(image, 3)
     low = float(random.uniform(0, 0.9))
     high = low + float(random.uniform(0.1, 0.6))
     band = torch.quantile(smooth[content][::5], torch.tensor([low, min(high, 1.0)]))
@@ -93,7 +93,7 @@ def _solid(image: Tensor, content: Tensor, random: np.random.Generator) -> Tenso
     # The band's edges are anywhere on the border's slope; the border itself is halfway.
     found = near & content & ((smooth - (within + without) / 2) * (within - without) > 0)
     # Opened and closed a little, as a person would draw it: majority of the neighbourhood.
-    found = _mean(found.float(), 3, count_include_pad=True) > 0.45
+    found = local_mean(found.float(), 3, count_include_pad=True) > 0.45
     if random.random() < 0.5:  # A whole with what it encloses, as a head or a kidney is.
         found = torch.from_numpy(binary_fill_holes(found.numpy()))
     return found if found.any() else None
@@ -131,7 +131,7 @@ def _scattered(image: Tensor, content: Tensor, random: np.random.Generator) -> T
     content = _without_rim(content)
     if not content.any():
         return None
-    values = _mean(image, 3) if random.random() < 0.5 else image
+    values = local_mean(image, 3) if random.random() < 0.5 else image
     if random.random() < 0.5:
         values = _local_contrast(image, content, random)
     elif random.random() < 0.4:
@@ -154,8 +154,8 @@ def _scattered(image: Tensor, content: Tensor, random: np.random.Generator) -> T
 def _local_contrast(image: Tensor, content: Tensor, random: np.random.Generator) -> Tensor:
     """How much brighter, or darker, each voxel is than what is around it; 0 outside ``content``."""
     wide = int(random.choice((7, 9, 13)))
-    fine = _mean(image, 3) if random.random() < 0.7 else image
-    mean = _mean(image * content, wide) / _mean(content.float(), wide).clamp_min(1e-3)
+    fine = local_mean(image, 3) if random.random() < 0.7 else image
+    mean = local_mean(image * content, wide) / local_mean(content.float(), wide).clamp_min(1e-3)
     contrast = (fine - mean) * float(random.choice((-1, 1)))
     return contrast.masked_fill(~content, 0.0)
 
@@ -172,7 +172,7 @@ def _stands_out(image: Tensor, found: Tensor, content: Tensor) -> bool:
     if means is None:
         return False
     # 1.48 medians of the absolute value are the deviation of what is noise; borders are too few to matter.
-    noise = 1.48 * float((image - _mean(image, 3))[content][::3].abs().median())
+    noise = 1.48 * float((image - local_mean(image, 3))[content][::3].abs().median())
     return abs(means[0] - means[1]) > LEAST_ABOVE_NOISE * noise
 
 
@@ -214,13 +214,3 @@ def _means(image: Tensor, found: Tensor, around: Tensor, content: Tensor) -> tup
     if abs(within - without) < LEAST_DIFFERENCE * float(image[content].std()):
         return None
     return within, without
-
-
-def _mean(image: Tensor, wide: int, count_include_pad: bool = False) -> Tensor:
-    """The mean over ``wide`` voxels along each axis, an odd number; axis by axis, which is faster."""
-    mean = image[None, None]
-    for axis in range(3):
-        kernel, padding = [1, 1, 1], [0, 0, 0]
-        kernel[axis], padding[axis] = wide, wide // 2
-        mean = avg_pool3d(mean, kernel, stride=1, padding=padding, count_include_pad=count_include_pad)
-    return mean[0, 0]

@@ -1,29 +1,29 @@
-"""One training sample: an object, its prompts, and the window that inference would look at, slightly disturbed."""
+"""One sample drawn: an object, its prompts, and the window that inference would look at, slightly disturbed."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from evaluation.simulated_user import box_from_mask, click_from_error
 from inference.case import Box, Click, ObjectPrompts, Voxel
 from inference.checkpoint import ModelConfig
 from inference.placement import window_for
-from inference.prompts import IMAGE, encode
 from inference.window import Window
 from training.appearance import make_image
-from training.augment import change_intensities, flip_and_turn
+from training.augment import draw_intensities, draw_turn
 from training.config import Sampling, TrainingConfig
 from training.dataset import Volume, merged
-from training.noise import smooth_noise
+from training.recipe import Coarse, Recipe
 from training.regions import draw_kind, region
+from training.render import remembered_resampling
 from training.shapes import Scene, procedural
 from training.shapes.library import LabelMap, from_library
 from training.synthesis import synthesize
+from training.target import Target, challenge_box
 
 REGION_ATTEMPTS = 6
 
@@ -47,21 +47,6 @@ SMALLEST_ZOOM = 0.35
 """A small object's window may shrink until the object fills that share of it, and by so much at most."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """What the network sees first, and what it should say.
-
-    Args:
-        channels: (8, D, H, W) float32, as :func:`inference.prompts.encode` makes them.
-        truth: (D, H, W) bool, in the patch.
-        first_click: whether a click comes before the first prediction (a sample without a box).
-    """
-
-    channels: Tensor
-    truth: Tensor
-    first_click: bool
-
-
 def file_probabilities(volumes: list[Volume], sampling: Sampling) -> np.ndarray:
     """How often each volume is drawn: by modality, then source, then file; sums to 1."""
     if not sampling.modalities:
@@ -81,35 +66,36 @@ def file_probabilities(volumes: list[Volume], sampling: Sampling) -> np.ndarray:
     return probabilities / probabilities.sum()
 
 
-def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.random.Generator) -> Sample:
-    """The sample of one object of a volume: box or none, window, crop, augmentation."""
+def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.random.Generator) -> Recipe:
+    """The sample of one object of a volume: box or none, window, augmentation.
+
+    ``Recipe.volume`` is left to the caller, who knows where the volume stands, here and below.
+    """
     sampling, model = config.sampling, config.model
-    all_labels = volume.labels
-    volume = _perhaps_merged(volume, label, sampling, random)
-    shape, extent = tuple(volume.labels.shape), volume.objects[label]
+    target = _perhaps_merged(volume, label, sampling, random)
     chance = random.random()
     has_box = chance >= sampling.no_box + sampling.no_prompt
-    prompts = ObjectPrompts(label)
+    box = target.box(random) if has_box else None
     if has_box:
-        prompts = replace(prompts, box=_box_of(volume, label, random))
-        window = window_for(prompts, shape, model.patch, model.keep_proportions)
+        window = window_for(ObjectPrompts(label, box=box), target.shape, model.patch, model.keep_proportions)
     else:
-        window = _window_without_box(volume, label, extent, model, random)
-    first_click, previous = sampling.no_prompt <= chance and not has_box, None
+        window = _window_without_box(target, model, random)
+    recipe = _recipe(volume, target, box, window, first_click=sampling.no_prompt <= chance and not has_box)
     if random.random() < sampling.refinement:
-        window = _tile(volume, label, extent, model, random)
-        first_click, previous = False, _coarse(window.crop_label(volume.labels, label), random)
+        coarse, noise = _draw_coarse(model.patch, random)
+        recipe = replace(recipe, window=_tile(target, model, random), first_click=False, coarse=coarse, noise=noise)
     elif random.random() >= sampling.perfect_window:
-        window = _disturbed(window, extent, random)
-    sample = crop(volume, prompts, window, model, first_click, previous)
+        recipe = replace(recipe, window=_disturbed(window, target.extent, random))
     if random.random() < sampling.synthetic:
-        sample.channels[IMAGE] = synthesize(sample.channels[IMAGE], window.crop_nearest(all_labels), random)
-    return _augmented(sample, random) if sampling.augment else sample
+        image = volume.image.crop(recipe.window, remembered_resampling)
+        made = synthesize(image, recipe.window.crop_nearest(volume.labels).int(), random)
+        recipe = replace(recipe, image=made.half())
+    return _augmented(recipe, random) if sampling.augment else recipe
 
 
 def make_finer_sample(
     volume: Volume, label: int, config: TrainingConfig, random: np.random.Generator, any_size: bool = False
-) -> Sample | None:
+) -> Recipe | None:
     """The sample of one object of a volume for a finer look, in a finer patch of the window that all is known of.
 
     Without a box that is not where the object was looked for at first, around a click, but about around the object.
@@ -121,36 +107,36 @@ def make_finer_sample(
         None if the object is not larger than that.
     """
     sampling, model = config.sampling, config.model
-    volume = _perhaps_merged(volume, label, sampling, random)
-    shape, extent = tuple(volume.labels.shape), volume.objects[label]
+    target = _perhaps_merged(volume, label, sampling, random)
     has_box = random.random() >= sampling.no_box + sampling.no_prompt
-    prompts = ObjectPrompts(label, box=_box_of(volume, label, random) if has_box else None)
-    known = None if has_box else _rough(extent, random)
-    window = window_for(prompts, shape, model.patch, model.keep_proportions, known)
+    box = target.box(random) if has_box else None
+    known = None if has_box else _rough(target.extent, random)
+    window = window_for(ObjectPrompts(label, box=box), target.shape, model.patch, model.keep_proportions, known)
     if not window.outgrown and not any_size:
         return None
     if random.random() >= sampling.perfect_window:
-        window = _disturbed(window, extent, random)
-    sample = crop(volume, prompts, window.finer(model.finer), model, first_click=not has_box)
-    return _augmented(sample, random) if sampling.augment else sample
+        window = _disturbed(window, target.extent, random)
+    recipe = _recipe(volume, target, box, window.finer(model.finer), first_click=not has_box)
+    return _augmented(recipe, random) if sampling.augment else recipe
 
 
-def _perhaps_merged(volume: Volume, label: int, sampling: Sampling, random: np.random.Generator) -> Volume:
+def _perhaps_merged(volume: Volume, label: int, sampling: Sampling, random: np.random.Generator) -> Target:
     if sampling.merged and random.random() < min(sampling.merged * math.log2(len(volume.objects)), MOST_MERGED):
-        return merged(volume, label, random)
-    return volume
+        return Target.of(volume, merged(volume, label, random))
+    return Target.of(volume, (label,))
 
 
-def _box_of(volume: Volume, label: int, random: np.random.Generator) -> Box:
-    # Only the object's slices: its box in y and x is that of a slice.
-    extent = volume.objects[label]
-    slices = volume.labels[extent.slices[0]] == label
-    return _challenge_box(slices, random, first_slice=extent.lower[0])
+def _recipe(volume: Volume, target: Target, box: Box | None, window: Window, first_click: bool) -> Recipe:
+    table = None
+    if len(target.labels) > 1:
+        table = torch.zeros(volume.largest_label + 1)
+        table[list(target.labels)] = 1
+    return Recipe(window, box, first_click, labels=target.labels, table=table)
 
 
 def make_region_sample(
     volume: Volume, config: TrainingConfig, random: np.random.Generator, finer: int = 1
-) -> Sample | None:
+) -> Recipe | None:
     """A region of a real image that no label knows (:func:`training.regions.region`); None if none was found.
 
     Args:
@@ -161,7 +147,7 @@ def make_region_sample(
         image = region_image(volume, config.model, random, finer)
         truth = region(image, kind, random)
         if truth is not None:
-            return _patch_sample(image, truth, config.sampling, config.model, random)
+            return _patch_sample(image, truth, config.sampling, random)
     return None
 
 
@@ -174,12 +160,12 @@ def region_image(volume: Volume, model: ModelConfig, random: np.random.Generator
     size = tuple(max(min(round(zoom * n), max(n, extent)), 8) for n, extent in zip(model.patch, shape))
     # The middle of the window lies anywhere in the image.
     start = tuple(int(random.integers(-(n // 2), extent - n // 2 + 1)) for n, extent in zip(size, shape))
-    return volume.image.crop(Window(start, size, model.patch).finer(finer))
+    return volume.image.crop(Window(start, size, model.patch).finer(finer), remembered_resampling)
 
 
 def make_drawn_sample(
     maps: list[LabelMap], config: TrainingConfig, random: np.random.Generator, finer: int = 1
-) -> Sample:
+) -> Recipe:
     """An object without an image, and an image made for it: what no data set holds, or holds without images.
 
     Args:
@@ -191,61 +177,33 @@ def make_drawn_sample(
     if scene is None:
         scene = procedural(patch, random)
     image, truth = make_image(scene, random)
-    return _patch_sample(image, truth, config.sampling, config.model, random)
+    return _patch_sample(image, truth, config.sampling, random)
 
 
-def _patch_sample(
-    image: Tensor, truth: Tensor, sampling: Sampling, model: ModelConfig, random: np.random.Generator
-) -> Sample:
-    """A sample from an image and an object that exist in the patch, or a finer one, only."""
-    prompts, patch = ObjectPrompts(1), tuple(truth.shape)
-    has_box = random.random() >= sampling.no_box
-    if has_box:
-        prompts = replace(prompts, box=_challenge_box(truth, random))
-    channels = encode(image, None, prompts, Window((0, 0, 0), patch, patch), model.style)
-    sample = Sample(channels, truth, first_click=not has_box)
-    return _augmented(sample, random) if sampling.augment else sample
-
-
-def crop(
-    volume: Volume,
-    prompts: ObjectPrompts,
-    window: Window,
-    model: ModelConfig,
-    first_click: bool,
-    previous: Tensor | None = None,
-) -> Sample:
-    """The object of ``prompts.label`` in a window, prompted and encoded as inference does it."""
-    truth = window.crop_label(volume.labels, prompts.label) > 0.5
-    return Sample(encode(volume.image.crop(window), previous, prompts, window, model.style), truth, first_click)
-
-
-def _challenge_box(mask: Tensor, random: np.random.Generator, first_slice: int = 0) -> Box:
-    """The box that the challenge would give: exact in z, from the middle slice and jittered in y and x.
+def _patch_sample(image: Tensor, truth: Tensor, sampling: Sampling, random: np.random.Generator) -> Recipe:
+    """A sample from an image and an object that exist in the patch, or a finer one, only.
 
     Args:
-        mask: (D, H, W) bool, of which ``first_slice`` says where its first slice lies in the image.
+        image: (D, H, W) float32 of the patch's shape, normalized; exact zeros are padding.
+        truth: (D, H, W) bool.
     """
-    box = box_from_mask(mask.numpy(), random)
-    return Box(
-        (box["z_min"] + first_slice, box["z_mid_y_min"], box["z_mid_x_min"]),
-        (box["z_max"] + first_slice, box["z_mid_y_max"], box["z_mid_x_max"]),
-    )
+    has_box = random.random() >= sampling.no_box
+    box = challenge_box(truth.numpy(), random) if has_box else None
+    patch: Voxel = tuple(truth.shape)
+    window = Window((0, 0, 0), patch, patch)
+    recipe = Recipe(window, box, not has_box, image=image.half(), truth=truth)
+    return _augmented(recipe, random) if sampling.augment else recipe
 
 
-def _window_without_box(
-    volume: Volume, label: int, extent: Box, model: ModelConfig, random: np.random.Generator
-) -> Window:
+def _window_without_box(target: Target, model: ModelConfig, random: np.random.Generator) -> Window:
     """As inference sees an object without a box: around its first click, or around a rough previous mask."""
+    clicks, previous = (), None
     if random.random() < 0.5:
-        mask = (volume.labels[extent.slices] == label).numpy()
-        position, _ = click_from_error(np.zeros_like(mask), mask)
-        click = Click(tuple(p + lower for p, lower in zip(position, extent.lower)), positive=True)
-        known, previous = ObjectPrompts(label, clicks=(click,)), None
+        clicks = (Click(target.first_click, positive=True),)
     else:
-        known, previous = ObjectPrompts(label), _rough(extent, random)
-    shape: Voxel = tuple(volume.labels.shape)
-    return window_for(known, shape, model.patch, model.keep_proportions, previous)
+        previous = _rough(target.extent, random)
+    known = ObjectPrompts(target.labels[0], clicks=clicks)
+    return window_for(known, target.shape, model.patch, model.keep_proportions, previous)
 
 
 def _rough(extent: Box, random: np.random.Generator) -> Box:
@@ -256,33 +214,20 @@ def _rough(extent: Box, random: np.random.Generator) -> Box:
     return Box(lower, upper)
 
 
-def _tile(volume: Volume, label: int, extent: Box, model: ModelConfig, random: np.random.Generator) -> Window:
+def _tile(target: Target, model: ModelConfig, random: np.random.Generator) -> Window:
     """A window of about native resolution at a random place of the object's border."""
-    mask = volume.labels[extent.slices] == label
-    inside = mask.nonzero()
-    position = inside[int(random.integers(len(inside)))].tolist()
-    axis, direction = int(random.integers(3)), int(random.choice((-1, 1)))
-    while 0 <= position[axis] + direction < mask.shape[axis] and mask[tuple(position)]:
-        position[axis] += direction
+    position = target.border_voxel(random)
     zoom = float(np.exp(random.uniform(*map(math.log, TILE_ZOOM))))
     size = tuple(max(round(zoom * n), 8) for n in model.patch)
-    start = tuple(p + lower - n // 2 for p, lower, n in zip(position, extent.lower, size))
-    return Window(start, size, model.patch)
+    return Window(tuple(v - n // 2 for v, n in zip(position, size)), size, model.patch)
 
 
-def _coarse(truth: Tensor, random: np.random.Generator) -> Tensor:
-    """A mask as a coarse pass leaves it: without detail, and with its border off here and there.
-
-    Args:
-        truth: (D, H, W), [0, 1].
-    """
-    shape = tuple(truth.shape)
+def _draw_coarse(patch: Voxel, random: np.random.Generator) -> tuple[Coarse, Tensor]:
+    """What makes a mask a coarse one (:func:`training.render.coarse_mask`), and its noise."""
     edge = float(random.uniform(*COARSENESS))
-    cells = [max(round(n / edge), 2) for n in shape]
-    coarse = interpolate(truth[None, None], size=cells, mode="area")
-    smooth = interpolate(coarse, size=shape, mode="trilinear", align_corners=False)[0, 0]
-    wrong = smooth_noise(shape, int(random.integers(4, 12)), random) * float(random.uniform(0, 0.4))
-    return (smooth + wrong > 0.5).float()
+    cells = tuple(max(round(n / edge), 2) for n in patch)
+    noise = torch.from_numpy(random.standard_normal((int(random.integers(4, 12)),) * 3, dtype=np.float32))
+    return Coarse(cells, float(random.uniform(0, 0.4))), noise
 
 
 def _disturbed(window: Window, extent: Box, random: np.random.Generator) -> Window:
@@ -302,7 +247,5 @@ def _disturbed(window: Window, extent: Box, random: np.random.Generator) -> Wind
     return Window(start, size, window.patch)
 
 
-def _augmented(sample: Sample, random: np.random.Generator) -> Sample:
-    channels, truth = flip_and_turn(sample.channels, sample.truth, random)
-    channels[IMAGE] = change_intensities(channels[IMAGE], random)
-    return Sample(channels, truth, sample.first_click)
+def _augmented(recipe: Recipe, random: np.random.Generator) -> Recipe:
+    return replace(recipe, turn=draw_turn(recipe.window.patch, random), intensities=draw_intensities(random))

@@ -88,7 +88,6 @@ def accumulate(
     random = torch.Generator(run.device).manual_seed(run.seed * 1_000_003 + state.step)
     style = config.model.style
     for index, batch in enumerate(drawn.batches):
-        batch = batch.to(run.device)
         last = index + 1 == len(drawn.batches)
         # Gradients travel between processes once a step, with the last batch.
         unsynchronized = isinstance(forward, DistributedDataParallel) and not last

@@ -1,21 +1,25 @@
-"""The stream of samples: the same with any number of workers or processes, from whatever step it is taken up."""
+"""The stream of samples: the same with any number of workers or processes, from whatever step it is taken up.
+
+Processes draw recipes ahead. For a GPU they go over while it computes, and become batches there; for a CPU the same
+processes make the batches too.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from training.config import TrainingConfig
 from training.dataset import Volume
+from training.recipe import PackedRecipes, Recipe, pack
+from training.render import Batch, render
 from training.sample import (
-    Sample,
     file_probabilities,
     make_drawn_sample,
     make_finer_sample,
@@ -26,27 +30,6 @@ from training.shapes.library import LabelMap
 
 FINER_ATTEMPTS = 30
 """Objects that are tried until one is larger than the patch."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one forward is given.
-
-    Args:
-        channels: (N, 8, D, H, W) float32.
-        truth: (N, D, H, W) bool.
-        first_click: (N,) bool, as in :class:`training.sample.Sample`.
-    """
-
-    channels: Tensor
-    truth: Tensor
-    first_click: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(self.channels.to(device, non_blocking=True), self.truth.to(device), self.first_click)
-
-    def pin_memory(self) -> Batch:
-        return Batch(self.channels.pin_memory(), self.truth.pin_memory(), self.first_click)
 
 
 @dataclass(frozen=True)
@@ -66,12 +49,27 @@ class Step:
         """Of this process."""
         return sum(len(batch.truth) for batch in self.batches)
 
-    def pin_memory(self) -> Step:
-        return Step([batch.pin_memory() for batch in self.batches], self.clicks, self.finer_look)
+
+@dataclass(frozen=True)
+class StepRecipes:
+    """A :class:`Step` before it is made."""
+
+    batches: list[PackedRecipes]
+    clicks: int
+    finer_look: bool
+
+    def pin_memory(self) -> StepRecipes:
+        return replace(self, batches=[batch.pin_memory() for batch in self.batches])
+
+    def to(self, device: torch.device) -> StepRecipes:
+        return replace(self, batches=[batch.to(device) for batch in self.batches])
+
+    def rendered(self, volumes: list[Volume]) -> Step:
+        return Step([render(batch, volumes) for batch in self.batches], self.clicks, self.finer_look)
 
 
 class Steps(Dataset[Step]):
-    """Step number -> :class:`Step`.
+    """Step number -> :class:`Step`, made on the CPU.
 
     Every sample has a generator of its own, seeded by run, step and place in the step, so that two processes with a
     batch of n draw what one with a batch of 2 n draws.
@@ -94,29 +92,49 @@ class Steps(Dataset[Step]):
         self.probabilities = file_probabilities(volumes, config.sampling)
 
     def __getitem__(self, step: int) -> Step:
+        return self.recipes(step).rendered(self.volumes)
+
+    def recipes(self, step: int) -> StepRecipes:
+        """A step that is to be made on another device."""
         config = self.config
         random = np.random.default_rng((self.seed, step))
         clicks = random.choice(len(config.sampling.clicks), p=config.sampling.clicks)
         finer_look = bool(random.random() < config.sampling.finer_look) and config.model.finer > 1
-        size, sample = (config.finer_batch, self.finer_sample) if finer_look else (config.batch, self.sample)
+        size, draw = (config.finer_batch, self.finer_recipe) if finer_look else (config.batch, self.recipe)
         batches = []
         for forward in range(config.accumulate):
             first = (forward * self.processes + self.rank) * size
-            batches.append(collate([sample(step, first + place) for place in range(size)]))
-        return Step(batches, int(clicks), finer_look)
+            batches.append(pack([draw(step, first + place) for place in range(size)]))
+        return StepRecipes(batches, int(clicks), finer_look)
 
-    def sample(self, step: int, place: int) -> Sample:
+    def recipe(self, step: int, place: int) -> Recipe:
+        """What a sample is made from."""
         random = np.random.default_rng((self.seed, step, place))
-        made = self._made_sample(random.random(), random)
+        made = self._made(random.random(), random)
         if made is not None:
             return made
-        volume = self._volume(random)
-        return make_sample(volume, int(random.choice(list(volume.objects))), self.config, random)
+        index, volume = self._volume(random)
+        recipe = make_sample(volume, int(random.choice(list(volume.objects))), self.config, random)
+        return replace(recipe, volume=index)
 
-    def _volume(self, random: np.random.Generator) -> Volume:
-        return self.volumes[random.choice(len(self.volumes), p=self.probabilities)]
+    def finer_recipe(self, step: int, place: int) -> Recipe:
+        """As :meth:`recipe`, for the fine pass: made, or of an object larger than the patch, if one is soon found."""
+        random = np.random.default_rng((self.seed, step, place))
+        sampling, recipe, attempts = self.config.sampling, None, 0
+        if random.random() < sampling.finer_made:
+            made = sampling.procedural + sampling.shapes + sampling.regions
+            recipe = self._made(made * random.random(), random, self.config.model.finer)
+            if recipe is not None:
+                return recipe
+        while recipe is None:
+            attempts += 1
+            index, volume = self._volume(random)
+            label = int(random.choice(list(volume.objects)))
+            any_size = attempts == FINER_ATTEMPTS
+            recipe = make_finer_sample(volume, label, self.config, random, any_size)
+        return replace(recipe, volume=index)
 
-    def _made_sample(self, chance: float, random: np.random.Generator, finer: int = 1) -> Sample | None:
+    def _made(self, chance: float, random: np.random.Generator, finer: int = 1) -> Recipe | None:
         """A sample of no labelled object of an image, of the kind that ``chance``, in [0, 1), falls to; None beyond."""
         sampling = self.config.sampling
         if chance < sampling.procedural:
@@ -124,37 +142,33 @@ class Steps(Dataset[Step]):
         if chance < sampling.procedural + sampling.shapes:
             return make_drawn_sample(self.shapes, self.config, random, finer)
         if chance < sampling.procedural + sampling.shapes + sampling.regions:
-            return make_region_sample(self._volume(random), self.config, random, finer)
+            return make_region_sample(self._volume(random)[1], self.config, random, finer)
         return None
 
-    def finer_sample(self, step: int, place: int) -> Sample:
-        """A sample for a finer look: made, or of a real object larger than the patch, if one is soon found."""
-        random = np.random.default_rng((self.seed, step, place))
-        sampling, sample, attempts = self.config.sampling, None, 0
-        if random.random() < sampling.finer_made:
-            made = sampling.procedural + sampling.shapes + sampling.regions
-            sample = self._made_sample(made * random.random(), random, self.config.model.finer)
-        while sample is None:
-            attempts += 1
-            volume = self._volume(random)
-            label = int(random.choice(list(volume.objects)))
-            any_size = attempts == FINER_ATTEMPTS
-            sample = make_finer_sample(volume, label, self.config, random, any_size)
-        return sample
+    def _volume(self, random: np.random.Generator) -> tuple[int, Volume]:
+        index = int(random.choice(len(self.volumes), p=self.probabilities))
+        return index, self.volumes[index]
 
 
-def collate(samples: list[Sample]) -> Batch:
-    return Batch(
-        torch.stack([sample.channels for sample in samples]),
-        torch.stack([sample.truth for sample in samples]),
-        torch.tensor([sample.first_click for sample in samples]),
-    )
+class _Recipes(Dataset[StepRecipes]):
+    """Step number -> :class:`StepRecipes`."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+
+    def __getitem__(self, step: int) -> StepRecipes:
+        return self.steps.recipes(step)
 
 
 def stream(steps: Steps, first: int, last: int, workers: int, device: torch.device) -> Iterable[Step]:
-    """The steps from ``first`` to before ``last``, in order, drawn ahead by ``workers`` processes (0: by this one)."""
-    return DataLoader(
-        steps,
+    """The steps from ``first`` to before ``last``, in order, drawn ahead by ``workers`` processes (0: by this one).
+
+    Yields:
+        steps whose batches are on the device; first_click stays on the CPU.
+    """
+    on_cpu = device.type == "cpu"
+    loader = DataLoader(
+        steps if on_cpu else _Recipes(steps),
         batch_size=None,
         sampler=range(first, last),
         num_workers=workers,
@@ -164,6 +178,32 @@ def stream(steps: Steps, first: int, last: int, workers: int, device: torch.devi
         multiprocessing_context="fork" if workers else None,
         worker_init_fn=_worker,
     )
+    return loader if on_cpu else _made_on(device, loader, steps.volumes)
+
+
+def _made_on(device: torch.device, recipes: Iterable[StepRecipes], volumes: list[Volume]) -> Iterator[Step]:
+    """Uploads the volumes once; then each step's recipes while the device still computes the step before."""
+    there = [volume.to(device) for volume in volumes]
+    side = torch.cuda.Stream(device)
+    ahead = None
+    for coming in recipes:
+        with torch.cuda.stream(side):
+            uploaded = coming.to(device)
+            done = side.record_event()
+        if ahead is not None:
+            yield _made(*ahead, there)
+        ahead = uploaded, done
+    if ahead is not None:
+        yield _made(*ahead, there)
+
+
+def _made(recipes: StepRecipes, uploaded: torch.cuda.Event, volumes: list[Volume]) -> Step:
+    here = torch.cuda.current_stream(recipes.batches[0].content.device)
+    here.wait_event(uploaded)
+    for batch in recipes.batches:
+        # Their memory is the other stream's, which must not have it back before this stream has read it.
+        batch.content.record_stream(here)
+    return recipes.rendered(volumes)
 
 
 def _worker(_: int) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool3d
 
-from training.noise import smooth_noise
+from training.noise import local_mean, smooth_noise
 
 
 def synthesize(image: Tensor, labels: Tensor, random: np.random.Generator) -> Tensor:
@@ -36,7 +35,7 @@ def synthesize(image: Tensor, labels: Tensor, random: np.random.Generator) -> Te
     texture = smooth_noise(tuple(image.shape), int(random.integers(8, 24)), random)
     made = means[regions] + deviations[regions] * texture
     for _ in range(int(random.integers(0, 3))):
-        made = avg_pool3d(made[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
+        made = local_mean(made, 3)
     if random.random() < 0.5:
         made = made * torch.exp(0.3 * smooth_noise(tuple(image.shape), int(random.integers(2, 5)), random))
     if random.random() < 0.4:  # Speckle multiplies, as in ultrasound.

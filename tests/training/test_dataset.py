@@ -9,6 +9,7 @@ import torch
 
 from inference.case import Box, CaseError
 from training.dataset import load_volume, load_volumes, merged
+from training.target import Target
 
 
 def test_objects_and_their_extents(folder: Path):
@@ -58,20 +59,17 @@ def row(tmp_path: Path):
 def test_merged_objects_are_an_object_and_those_nearest_to_it(row):
     seen = set()
     for seed in range(60):
-        volume = merged(row, 2, np.random.default_rng(seed))
-        assert list(volume.objects) == [2]
-        parts = frozenset(row.labels[volume.labels == 2].tolist())
-        assert torch.equal(volume.labels == 2, torch.isin(row.labels, torch.tensor(list(parts))))
-        where = (volume.labels == 2).nonzero()
-        assert volume.objects[2] == Box(tuple(where.amin(dim=0).tolist()), tuple(where.amax(dim=0).tolist()))
-        seen.add(parts)
-    assert seen == {frozenset(s) for s in ({1, 2}, {1, 2, 3}, {1, 2, 3, 4}, {1, 2, 3, 4, 5})}
-    assert row.labels.unique().tolist() == [0, 1, 2, 3, 4, 5]
+        labels = merged(row, 2, np.random.default_rng(seed))
+        target = Target.of(row, labels)
+        where = torch.isin(row.labels, torch.tensor(labels)).nonzero()
+        assert target.extent == Box(tuple(where.amin(dim=0).tolist()), tuple(where.amax(dim=0).tolist()))
+        assert target.mask().sum() == len(where)
+        seen.add(labels)
+    assert seen == {(1, 2), (1, 2, 3), (1, 2, 3, 4), (1, 2, 3, 4, 5)}
 
 
 def test_a_single_object_has_nothing_to_be_merged_with(row):
-    alone = replace(row, objects={3: row.objects[3]})
-    assert merged(alone, 3, np.random.default_rng(0)) is alone
+    assert merged(replace(row, objects={3: row.objects[3]}), 3, np.random.default_rng(0)) == (3,)
 
 
 def test_half_of_the_time_those_most_like_the_object_are_joined_first(tmp_path: Path):
@@ -83,7 +81,16 @@ def test_half_of_the_time_those_most_like_the_object_are_joined_first(tmp_path: 
     np.savez(tmp_path / "MR_a_b_1.npz", imgs=image, gts=labels)
     volume = load_volume(tmp_path / "MR_a_b_1.npz")
     joined = [merged(volume, 1, np.random.default_rng(seed)) for seed in range(200)]
-    pairs = [set(volume.labels[each.labels == 1].tolist()) for each in joined]
-    pairs = [pair for pair in pairs if len(pair) == 2]
-    assert {frozenset(pair) for pair in pairs} == {frozenset((1, 2)), frozenset((1, 3))}
+    pairs = [labels for labels in joined if len(labels) == 2]
+    assert set(pairs) == {(1, 2), (1, 3)}
     assert 0.25 < np.mean([3 in pair for pair in pairs]) < 0.75
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(255, torch.uint8), (256, torch.int16), (40_000, torch.int32)])
+def test_labels_are_kept_in_the_fewest_bytes_that_hold_them(tmp_path: Path, largest: int, dtype: torch.dtype):
+    labels = np.zeros((4, 4, 4), np.int32)
+    labels[1:3, 1:3, 1:3], labels[3] = largest, -1
+    np.savez(tmp_path / "a.npz", imgs=np.ones((4, 4, 4)), gts=labels)
+    volume = load_volume(tmp_path / "a.npz")
+    assert volume.labels.dtype == dtype
+    assert volume.labels.unique().tolist() == [0, largest] and list(volume.objects) == [largest]

@@ -18,8 +18,11 @@ from inference.window import Window
 from training.config import TrainingConfig
 from training.dataset import Volume, load_volume
 from training.interaction import coarser, look_finer
-from training.sample import _box_of, make_finer_sample
-from training.stream import Steps, collate
+from training.recipe import pack
+from training.render import Batch, render
+from training.sample import make_finer_sample
+from training.stream import Steps
+from training.target import Target
 
 FINER = 2
 
@@ -31,6 +34,11 @@ def fine_config(config: TrainingConfig, patch: Voxel, **sampling: float) -> Trai
         model=replace(config.model, patch=patch, finer=FINER),
         sampling=replace(config.sampling, finer_look=1.0, **(plain | sampling)),
     )
+
+
+def finer_batch(volume: Volume, label: int, config: TrainingConfig, seeds: list[int], any_size: bool = False) -> Batch:
+    samples = [make_finer_sample(volume, label, config, np.random.default_rng(seed), any_size) for seed in seeds]
+    return render(pack([replace(sample, volume=0) for sample in samples]), [volume])
 
 
 class Boxes:
@@ -62,13 +70,13 @@ def test_what_is_seen_equals_what_inference_shows(real_volume: Path, config: Tra
     config = fine_config(config, (32, 32, 32))
     volume = load_volume(real_volume)
     label = next(iter(volume.objects))
-    sample = make_finer_sample(volume, label, config, np.random.default_rng(5))
-    assert sample is not None and sample.truth.shape == (64, 64, 64)
-    seen = look_finer(Boxes(), collate([sample]), 0, config.model.style, FINER)[0]
+    batch = finer_batch(volume, label, config, [5])
+    assert batch.truth.shape == (1, 64, 64, 64)
+    seen = look_finer(Boxes(), batch, 0, config.model.style, FINER)[0]
 
     random = np.random.default_rng(5)
     random.random()  # The draw of the kind of prompt.
-    prompts = ObjectPrompts(label, box=_box_of(volume, label, random))
+    prompts = ObjectPrompts(label, box=Target.of(volume, (label,)).box(random))
     with np.load(real_volume) as arrays:
         case = Case("a.npz", arrays["imgs"], (1, 1, 1), (prompts,))
     network = BoxesAsRun()
@@ -85,14 +93,13 @@ def test_what_is_seen_equals_what_inference_shows(real_volume: Path, config: Tra
     border = (max_pool3d(box, 7, stride=1, padding=3) + max_pool3d(-box, 7, stride=1, padding=3))[0] > 0
     torch.testing.assert_close(seen[PREVIOUS][~border], fine[PREVIOUS][~border], rtol=1e-5, atol=1e-5)
     assert fine[PREVIOUS].amax() > 0.9 and fine[IMAGE].std() > 0.1
-    mean = coarser(collate([sample]), FINER).channels[0]
+    mean = coarser(batch, FINER).channels[0]
     assert (mean[IMAGE] - coarse[IMAGE]).abs().mean() < 0.1 * coarse[IMAGE].std()
 
 
 def test_clicks_of_the_coarse_look_are_drawn_where_they_were_made(volumes: list[Volume], config: TrainingConfig):
     config = fine_config(config, (8, 8, 8), no_box=1.0)
-    samples = [make_finer_sample(volumes[0], 1, config, np.random.default_rng(s), any_size=True) for s in range(2)]
-    batch = collate(samples)
+    batch = finer_batch(volumes[0], 1, config, [0, 1], any_size=True)
     network = Boxes()
     seen = look_finer(network, batch, 2, config.model.style, FINER)
     coarse, shape = network.shown[-1], tuple(batch.truth.shape[1:])
@@ -111,11 +118,11 @@ def test_clicks_of_the_coarse_look_are_drawn_where_they_were_made(volumes: list[
 
 def test_the_first_click_lies_in_the_object(volumes: list[Volume], config: TrainingConfig) -> None:
     config = fine_config(config, (8, 8, 8), no_box=1.0)
-    sample = make_finer_sample(volumes[0], 1, config, np.random.default_rng(0), any_size=True)
-    assert sample.first_click
+    batch = finer_batch(volumes[0], 1, config, [0], any_size=True)
+    assert batch.first_click.all()
     style = replace(config.model.style, radius=0)
-    seen = look_finer(Boxes(), collate([sample]), 0, style, FINER)[0]
-    assert seen[CLICK].sum() == 1 and sample.truth[seen[CLICK] > 0].all()
+    seen = look_finer(Boxes(), batch, 0, style, FINER)[0]
+    assert seen[CLICK].sum() == 1 and batch.truth[0, seen[CLICK] > 0].all()
     assert not seen[CLICK_NEGATIVE].any()
 
 
@@ -125,8 +132,8 @@ def test_only_what_is_larger_than_the_patch_is_drawn(volumes: list[Volume], conf
         small = fine_config(config, (edge,) * 3)
         sample = make_finer_sample(volumes[0], 1, small, np.random.default_rng(0))
         assert (sample is not None) == larger
-    anyway = make_finer_sample(volumes[0], 1, fine_config(config, (16,) * 3), np.random.default_rng(0), any_size=True)
-    assert anyway.channels.shape == (8, 32, 32, 32)
+    anyway = finer_batch(volumes[0], 1, fine_config(config, (16,) * 3), [0], any_size=True)
+    assert anyway.channels.shape == (1, 8, 32, 32, 32)
     assert Steps(volumes, fine_config(config, (16,) * 3), seed=0)[0].batches[0].channels.shape[2:] == (32, 32, 32)
 
 
@@ -137,7 +144,7 @@ def test_weights_that_look_once_are_never_trained_to_look_again(volumes: list[Vo
 
 def test_a_coarser_batch_is_the_mean(volumes: list[Volume], config: TrainingConfig) -> None:
     config = fine_config(config, (8, 8, 8))
-    batch = collate([make_finer_sample(volumes[0], 1, config, np.random.default_rng(0))])
+    batch = finer_batch(volumes[0], 1, config, [0])
     coarse = coarser(batch, FINER)
     assert coarse.channels.shape == (1, 8, 8, 8, 8)
     mean = batch.channels[0, IMAGE, 6:8, 8:10, 10:12].mean()

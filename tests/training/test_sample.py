@@ -14,14 +14,20 @@ from inference.intensities import NormalizedImage
 from inference.placement import window_for
 from inference.prompts import BOX, CLICK, CLICK_NEGATIVE, IMAGE, PREVIOUS, encode
 from inference.window import Window
-from training.augment import change_intensities, flip_and_turn
+from training.augment import change_intensities, draw_intensities
 from training.config import PAPER, TrainingConfig
 from training.dataset import Volume, load_volume, source_of
 from training.interaction import simulate
-from training.sample import crop, file_probabilities, make_drawn_sample, make_region_sample, make_sample
+from training.recipe import Recipe, pack
+from training.render import Batch, render
+from training.sample import file_probabilities, make_drawn_sample, make_region_sample, make_sample
 from training.shapes import procedural
-from training.stream import Steps, collate
+from training.stream import Steps
 from training.synthesis import synthesize
+
+
+def made(recipes: list[Recipe], volumes: list[Volume]) -> Batch:
+    return render(pack(recipes), volumes)
 
 
 def challenge_file(source: Path, path: Path) -> Path:
@@ -43,9 +49,11 @@ def test_channels_equal_what_inference_builds(
     prompts = case.objects[0]
     window = window_for(prompts, case.image.shape, model.patch, keep_proportions)
     expected = encode(NormalizedImage.of(case.image).crop(window), None, prompts, window, model.style)
-    sample = crop(volume, prompts, window, model, first_click=False)
-    assert torch.equal(sample.channels, expected)
-    assert sample.channels[BOX].any() and sample.channels[IMAGE].std() > 0.1
+    recipe = Recipe(window, prompts.box, first_click=False, volume=0, labels=(prompts.label,))
+    batch = render(pack([recipe]), [volume])
+    assert torch.equal(batch.channels[0], expected)
+    assert torch.equal(batch.truth[0], window.crop_label(volume.labels, prompts.label) > 0.5)
+    assert batch.channels[0, BOX].any() and batch.channels[0, IMAGE].std() > 0.1
 
 
 def test_a_perfect_window_is_the_one_of_inference(volumes: list[Volume], config: TrainingConfig):
@@ -64,11 +72,10 @@ def test_a_perfect_window_is_the_one_of_inference(volumes: list[Volume], config:
     )
     config = replace(config, sampling=sampling)
     volume = volumes[0]
-    sample = make_sample(volume, 1, config, np.random.default_rng(5))
+    recipe = make_sample(volume, 1, config, np.random.default_rng(5))
     random = np.random.default_rng(5)
     random.random()  # The draw of the kind of prompt.
     box = box_from_mask((volume.labels == 1).numpy(), random)
-    path_box = sample.channels[BOX]
     shape = tuple(volume.labels.shape)
     prompts = ObjectPrompts(
         1,
@@ -78,13 +85,12 @@ def test_a_perfect_window_is_the_one_of_inference(volumes: list[Volume], config:
         ),
     )
     window = window_for(prompts, shape, config.model.patch, config.model.keep_proportions)
-    assert torch.equal(path_box, encode(volume.image.crop(window), None, prompts, window, config.model.style)[BOX])
-    assert torch.equal(sample.truth, window.crop_label(volume.labels, 1) > 0.5)
+    assert recipe == Recipe(window, prompts.box, first_click=False, labels=(1,))
 
 
 def test_simulated_clicks_are_those_of_inference(volumes: list[Volume], config: TrainingConfig):
     """A click that training draws in the patch, read back as a click in the image, is encoded as the same ball."""
-    batch = collate([Steps(volumes, config, seed=1).sample(0, place) for place in range(3)])
+    batch = made([Steps(volumes, config, seed=1).recipe(0, place) for place in range(3)], volumes)
     batch = replace(batch, first_click=torch.tensor([False] * 3))
     wrong = torch.zeros(3, 2, *config.model.patch)
     wrong[:, 0] = 1  # Head 0 is larger everywhere: nothing is predicted.
@@ -103,7 +109,7 @@ def test_simulated_clicks_are_those_of_inference(volumes: list[Volume], config: 
 def test_a_false_positive_gets_a_background_click_and_the_prediction_as_previous_mask(
     volumes: list[Volume], config: TrainingConfig
 ):
-    batch = collate([Steps(volumes, config, seed=1).sample(0, 0)])
+    batch = made([Steps(volumes, config, seed=1).recipe(0, 0)], volumes)
     everything = torch.zeros(1, 2, *config.model.patch)
     everything[:, 1] = 1
     channels = simulate(lambda x: everything, batch, clicks=1, style=config.model.style)
@@ -124,13 +130,13 @@ def test_a_sample_without_a_box_gets_its_first_click_before_any_prediction(
         merged=0,
         refinement=0,
     )
-    sample = Steps(volumes, replace(config, sampling=sampling), seed=0).sample(0, 0)
-    assert sample.first_click and not sample.channels[BOX].any()
+    batch = made([Steps(volumes, replace(config, sampling=sampling), seed=0).recipe(0, 0)], volumes)
+    assert batch.first_click.all() and not batch.channels[:, BOX].any()
 
     def never(x: torch.Tensor) -> torch.Tensor:
         raise AssertionError("no prediction is wanted")
 
-    channels = simulate(never, collate([sample]), clicks=0, style=config.model.style)
+    channels = simulate(never, batch, clicks=0, style=config.model.style)
     assert channels[0, CLICK].any()
 
 
@@ -144,36 +150,28 @@ def test_modalities_weigh_what_the_configuration_says(volumes: list[Volume], con
         file_probabilities(volumes, replace(config.sampling, modalities=(("US", 1.0),)))
 
 
-def test_augmentation_keeps_image_and_truth_together(config: TrainingConfig):
-    random = np.random.default_rng(0)
-    truth = procedural((16, 16, 16), random, "blob").truth
-    channels = truth.float().expand(8, -1, -1, -1).clone()
-    for _ in range(20):
-        turned, turned_truth = flip_and_turn(channels, truth, random)
-        assert torch.equal(turned[0] > 0.5, turned_truth)
-
-
 def test_intensity_changes_and_synthesis_leave_padding_at_zero():
     random = np.random.default_rng(0)
     image = torch.randn(16, 16, 16)
     image[:5] = 0
     labels = procedural((16, 16, 16), random, "blob").labels.int()
-    for _ in range(20):
-        for changed in (change_intensities(image, random), synthesize(image, labels, random)):
-            assert not changed[:5].any() and torch.isfinite(changed).all() and changed[5:].std() > 0.05
+    changes = [draw_intensities(random) for _ in range(20)]
+    numbers = torch.tensor([change.numbers for change in changes])
+    images = change_intensities(image.expand(20, -1, -1, -1), changes, numbers)
+    for changed in (*images, *(synthesize(image, labels, random) for _ in range(20))):
+        assert not changed[:5].any() and torch.isfinite(changed).all() and changed[5:].std() > 0.05
 
 
 @pytest.mark.parametrize("finer", [1, 2])
 def test_a_drawn_object_is_in_a_box_that_its_middle_slice_gives(config: TrainingConfig, finer: int):
     sampling = replace(config.sampling, no_box=0.0, augment=False)
-    sample = make_drawn_sample([], replace(config, sampling=sampling), np.random.default_rng(0), finer)
-    assert sample.channels.shape == (8, *(n * finer for n in config.model.patch))
-    slices = sample.truth.flatten(1).any(dim=1).nonzero().ravel()
+    batch = made([make_drawn_sample([], replace(config, sampling=sampling), np.random.default_rng(0), finer)], [])
+    channels, truth = batch.channels[0], batch.truth[0]
+    assert channels.shape == (8, *(n * finer for n in config.model.patch))
+    slices = truth.flatten(1).any(dim=1).nonzero().ravel()
     middle = slices[len(slices) // 2]
-    assert not (sample.truth[middle] & (sample.channels[BOX, middle] == 0)).any()
-    assert torch.equal(
-        sample.channels[BOX].flatten(1).any(dim=1).nonzero().ravel(), torch.arange(slices[0], slices[-1] + 1)
-    )
+    assert not (truth[middle] & (channels[BOX, middle] == 0)).any()
+    assert torch.equal(channels[BOX].flatten(1).any(dim=1).nonzero().ravel(), torch.arange(slices[0], slices[-1] + 1))
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 0.0), (2, 0.15), (4, 0.3), (60, 0.8)])
@@ -183,7 +181,7 @@ def test_the_more_objects_an_image_has_the_more_often_they_are_merged(
     config = replace(config, sampling=replace(config.sampling, merged=0.15))
     volume = replace(volumes[0], objects=dict.fromkeys(range(1, count + 1), volumes[0].objects[1]))
     calls = []
-    monkeypatch.setattr(training.sample, "merged", lambda volume, label, random: calls.append(label) or volume)
+    monkeypatch.setattr(training.sample, "merged", lambda volume, label, random: calls.append(label) or (label,))
     for seed in range(200):
         make_sample(volume, 1, config, np.random.default_rng(seed))
     assert len(calls) / 200 == pytest.approx(expected, abs=0.1)
@@ -196,10 +194,11 @@ def test_a_region_sample_has_the_region_in_its_box(real_volume: Path, config: Tr
     samples = [make_region_sample(volume, config, np.random.default_rng(seed)) for seed in range(12)]
     samples = [sample for sample in samples if sample is not None]
     assert samples
-    for sample in samples:
-        middle = sample.truth.flatten(1).any(dim=1).nonzero().ravel()
+    batch = made(samples, [])
+    for channels, truth in zip(batch.channels, batch.truth):
+        middle = truth.flatten(1).any(dim=1).nonzero().ravel()
         middle = middle[len(middle) // 2]
-        assert not (sample.truth[middle] & (sample.channels[BOX, middle] == 0)).any()
+        assert not (truth[middle] & (channels[BOX, middle] == 0)).any()
 
 
 def test_a_source_of_32_files_weighs_as_two_files_though_each_is_of_another_patient(

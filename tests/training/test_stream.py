@@ -8,9 +8,13 @@ import pytest
 import torch
 
 import training.stream
+from inference.window import Window
 from training.config import TrainingConfig
 from training.dataset import Volume
+from training.recipe import Recipe
 from training.stream import Steps, stream
+
+RECIPE = Recipe(Window((0, 0, 0), (16, 16, 16), (16, 16, 16)), None, first_click=True)
 
 
 def test_the_same_with_workers_and_from_any_step(volumes: list[Volume], config: TrainingConfig):
@@ -47,19 +51,19 @@ def test_kinds_come_in_their_shares_coarse_and_fine(
 
     def drawn(maps, config, random, finer=1):
         calls.append(("shapes" if maps else "procedural", finer))
-        return "sample"
+        return RECIPE
 
     monkeypatch.setattr(training.stream, "make_drawn_sample", drawn)
     monkeypatch.setattr(
-        training.stream, "make_region_sample", lambda v, c, r, finer=1: calls.append(("regions", finer)) or "sample"
+        training.stream, "make_region_sample", lambda v, c, r, finer=1: calls.append(("regions", finer)) or RECIPE
     )
-    monkeypatch.setattr(training.stream, "make_sample", lambda *_: calls.append(("real", 1)))
-    monkeypatch.setattr(training.stream, "make_finer_sample", lambda *_: calls.append(("real", 2)) or "sample")
+    monkeypatch.setattr(training.stream, "make_sample", lambda *_: calls.append(("real", 1)) or RECIPE)
+    monkeypatch.setattr(training.stream, "make_finer_sample", lambda *_: calls.append(("real", 2)) or RECIPE)
     shares = {"procedural": 0.1, "shapes": 0.2, "regions": 0.3, "finer_made": 0.5}
     config = replace(config, sampling=replace(config.sampling, **shares))
     for shapes, expected in (([], (0.3, 0.0, 0.3, 0.4)), (["map"], (0.1, 0.2, 0.3, 0.4))):
         steps = Steps(volumes, config, seed=0, shapes=shapes)
-        for draw, finer, share in ((steps.sample, 1, 1.0), (steps.finer_sample, 2, 0.5 / 0.6)):
+        for draw, finer, share in ((steps.recipe, 1, 1.0), (steps.finer_recipe, 2, 0.5 / 0.6)):
             calls.clear()
             for step in range(400):
                 draw(step, 0)

@@ -1,0 +1,93 @@
+"""An object to train on: one label of a volume, or several made one. What takes long to find is found once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.simulated_user import click_from_error, jittered_box, middle_slice_box
+from inference.case import Box, Voxel
+from training.dataset import Volume
+
+TRIES, POSITIONS = 16, 2048
+"""Voxels of the extent that are tried at a time, and how often, before a voxel of the object is searched for."""
+
+
+class Target:
+    """An object of a volume.
+
+    Args:
+        volume: on the CPU.
+        labels: that make the object, some of ``volume.objects``.
+    """
+
+    def __init__(self, volume: Volume, labels: tuple[int, ...]) -> None:
+        self.shape: Voxel = tuple(volume.labels.shape)
+        self.labels = labels
+        self.extent = volume.objects[labels[0]]
+        for label in labels[1:]:
+            self.extent = self.extent.union(volume.objects[label])
+        self._values: NDArray[np.integer] = volume.labels.numpy()
+
+    @classmethod
+    def of(cls, volume: Volume, labels: tuple[int, ...]) -> Target:
+        """The volume's, which keeps it."""
+        return volume.targets.setdefault(labels, cls(volume, labels))
+
+    def mask(self) -> NDArray[np.bool_]:
+        """The object within its extent."""
+        return self._belongs(self._values[self.extent.slices])
+
+    def box(self, random: np.random.Generator) -> Box:
+        """The box that the challenge would give: exact in z, from the middle slice and jittered in y and x."""
+        return _box(jittered_box(self._middle_slice_box, self.shape[1:], random))
+
+    @cached_property
+    def _middle_slice_box(self) -> dict[str, int]:
+        return middle_slice_box(self.mask(), self.extent.lower)
+
+    @cached_property
+    def first_click(self) -> Voxel:
+        """Where the challenge's user would click first."""
+        mask = self.mask()
+        position, _ = click_from_error(np.zeros_like(mask), mask)
+        return tuple(p + lower for p, lower in zip(position, self.extent.lower))
+
+    def border_voxel(self, random: np.random.Generator) -> Voxel:
+        """A voxel at the object's border, reached from any of its voxels along an axis."""
+        position = self._voxel(random)
+        axis, direction = int(random.integers(3)), int(random.choice((-1, 1)))
+        lower, upper = self.extent.lower[axis], self.extent.upper[axis]
+        along = slice(position[axis], upper + 1) if direction > 0 else slice(lower, position[axis] + 1)
+        line = self._belongs(self._values[(*position[:axis], along, *position[axis + 1 :])])
+        left = np.flatnonzero(~line[::direction])
+        steps = int(left[0]) if left.size else len(line) - 1
+        return (*position[:axis], position[axis] + direction * steps, *position[axis + 1 :])
+
+    def _voxel(self, random: np.random.Generator) -> Voxel:
+        """Any voxel of the object, each as likely."""
+        lower, upper = np.array(self.extent.lower), np.array(self.extent.upper)
+        for _ in range(TRIES):
+            positions = random.integers(lower, upper + 1, size=(POSITIONS, 3))
+            hits = self._belongs(self._values[tuple(positions.T)])
+            if hits.any():
+                return tuple(positions[hits.argmax()].tolist())
+        inside = np.flatnonzero(self.mask())
+        position = np.unravel_index(inside[int(random.integers(len(inside)))], self.extent.size)
+        return tuple(int(v) + low for v, low in zip(position, self.extent.lower))
+
+    def _belongs(self, values: NDArray[np.integer]) -> NDArray[np.bool_]:
+        return values == self.labels[0] if len(self.labels) == 1 else np.isin(values, self.labels)
+
+
+def challenge_box(mask: NDArray[np.bool_], random: np.random.Generator) -> Box:
+    """The box that the challenge would give of a mask (D, H, W)."""
+    return _box(jittered_box(middle_slice_box(mask), mask.shape[1:], random))
+
+
+def _box(box: dict[str, int]) -> Box:
+    return Box(
+        (box["z_min"], box["z_mid_y_min"], box["z_mid_x_min"]), (box["z_max"], box["z_mid_y_max"], box["z_mid_x_max"])
+    )
