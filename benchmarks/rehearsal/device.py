@@ -16,9 +16,10 @@ import ctypes
 import os
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 PROJECT = Path(__file__).resolve().parents[2]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
-aten = torch.ops.aten
+MEMORY = 2**36
+"""Bytes that it says to have."""
 
 MATRIX_PRODUCTS = {"convolution", "convolution_backward", "addmm", "mm", "bmm", "baddbmm", "_conv_depthwise2d"}
 """Computed in float32 and rounded, where CUDA multiplies float16."""
@@ -226,10 +228,30 @@ def emulated() -> Iterator[Counts]:
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     torch.inference_mode = torch.no_grad  # Tensors made in it know no wrappers.
     Tensor.pin_memory = lambda self, *_, **__: self
+    torch.cuda.Stream, torch.cuda.stream, torch.cuda.current_stream = _Stream, nullcontext, _Stream
+    Tensor.record_stream = lambda self, stream: None
+    for name in ("max_memory_allocated", "memory_allocated", "memory_reserved"):
+        setattr(torch.cuda, name, lambda *_: 0)
+    torch.cuda.reset_peak_memory_stats = torch.cuda.empty_cache = lambda *_: None
+    torch.cuda.mem_get_info = lambda *_: (MEMORY, MEMORY)
+    torch.cuda.get_device_properties = lambda *_: SimpleNamespace(name="emulated", total_memory=MEMORY)
     torch.Generator = _generator(torch.Generator)
     torch.save, torch.load = _saving(torch.save), _loading(torch.load)
     with Mode():
         yield counts
+
+
+class _Stream:
+    """All streams are one."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def record_event(self) -> None:
+        pass
+
+    def wait_event(self, event: None) -> None:
+        pass
 
 
 def _generator(plain: type[torch.Generator]) -> type[torch.Generator]:

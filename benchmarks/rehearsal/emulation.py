@@ -22,7 +22,7 @@ from training.dataset import Volume, load_volumes
 from training.doctor import WEIGHTS, agreement, write_synthetic
 from training.loop import Run, begin
 from training.step import accumulate, update
-from training.stream import Steps
+from training.stream import Steps, stream
 
 MOST_WAITS = 2
 """Times that the host may wait for the device in a step."""
@@ -62,10 +62,12 @@ def step_of(fine_pass: bool, volumes: list[Volume], out: Path, counts: Counts) -
     out.mkdir()
     state = begin(config, run, None)
     elsewhere = [name for name, each in state.network.named_parameters() if not isinstance(each.data, CudaTensor)]
+    steps = iter(stream(Steps(volumes, config, seed=0), 0, 3, 0, CUDA))
     for number in range(2):
-        drawn = Steps(volumes, config, seed=0)[number]
-        counts.launches.clear()
-        counts.waits.clear()
+        if number:
+            counts.launches.clear()
+            counts.waits.clear()
+        drawn = next(steps)
         loss, dice = accumulate(state.network, state, drawn, config, run)
         update(state, config)
         state.step += 1
