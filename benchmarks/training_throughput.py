@@ -1,6 +1,7 @@
 """`python -m benchmarks.training_throughput --data DIR`: what a training sample costs, and what of it is spent where.
 
-Measures, in samples a second: the loader alone, the step alone (on samples drawn before), and both together; and the
+Measures, in processor time of one thread, a sample's recipe and its making on the CPU (which a GPU does itself where
+there is one). And in samples a second: the loader alone, the step alone (on samples drawn before), and both together; and the
 share of a step's time that the simulated clicks take. Medians over the steps, in one run, on the same samples. Steps of
 the patch and, where a finer look is trained, steps of the finer patch are measured one after the other.
 """
@@ -12,8 +13,10 @@ import itertools
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 from unittest import mock
 
 import torch
@@ -23,6 +26,8 @@ from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.loop import Run, accumulate, begin, update
 from training.stream import Step, Steps, stream
+
+T = TypeVar("T")
 
 
 def main() -> None:
@@ -48,8 +53,10 @@ def main() -> None:
 def measure(config: TrainingConfig, volumes: list[Volume], options: argparse.Namespace, device: torch.device) -> None:
     """Steps that are all of one kind."""
     steps = Steps(volumes, config, seed=0)
-    drawn = [steps[number] for number in range(options.steps + 2)]
-    samples = drawn[0].samples
+    drawing, recipes = _on_one_thread(lambda: [steps.recipes(number) for number in range(options.steps + 2)])
+    making, made = _on_one_thread(lambda: [each.rendered(volumes) for each in recipes])
+    total, samples = sum(each.samples for each in made), made[0].samples
+    drawn = list(stream(steps, 0, options.steps + 2, 0, device))
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), options.steps, device)
         state = begin(config, run, None)
@@ -59,6 +66,8 @@ def measure(config: TrainingConfig, volumes: list[Volume], options: argparse.Nam
             update(state, config)
 
         print(f"patch {tuple(drawn[0].batches[0].truth.shape[1:])}, {samples} samples a step")
+        print(f"recipe                {1e3 * drawing / total:8.2f} ms a sample, one CPU thread")
+        print(f"made from it          {1e3 * making / total:8.2f} ms a sample, one CPU thread; a GPU does it itself")
         loading = _intervals(stream(steps, 0, options.steps + 2, options.workers, device))
         print(f"loader alone          {samples / loading:8.2f} samples/s")
         stepping, clicking = _step_seconds(drawn, step)
@@ -66,6 +75,17 @@ def measure(config: TrainingConfig, volumes: list[Volume], options: argparse.Nam
         both = _intervals(_after(stream(steps, 0, options.steps + 2, options.workers, device), step))
         print(f"loader and step       {samples / both:8.2f} samples/s")
         print(f"click generation      {clicking:8.1%} of a step")
+
+
+def _on_one_thread(action: Callable[[], T]) -> tuple[float, T]:
+    """The processor's seconds that something takes, and what it gives."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    began = time.thread_time()
+    given = action()
+    seconds = time.thread_time() - began
+    torch.set_num_threads(threads)
+    return seconds, given
 
 
 def _intervals(items) -> float:

@@ -66,7 +66,22 @@ def test_click_in_a_halved_component_is_the_challenges(seed, shape, whole):
         assert click_from_error(prediction, truth) == reference_click(prediction, truth, halving_limit=300)
 
 
-def test_of_equal_components_the_first_in_memory_order_is_clicked():
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10_000), shape=shapes, halved=st.booleans(), order=st.sampled_from("CF"))
+def test_click_is_the_same_without_cc3d_and_edt(seed, shape, halved, order):
+    prediction, truth = (mask.copy(order=order) for mask in blobs(seed, shape))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulated_user, "HALVING_LIMIT", 300 if halved else simulated_user.HALVING_LIMIT)
+        expected = click_from_error(prediction, truth)
+        patch.setattr(simulated_user, "cc3d", None)
+        patch.setattr(simulated_user, "edt", None)
+        assert click_from_error(prediction, truth) == expected
+
+
+@pytest.mark.parametrize("library", [True, False])
+def test_of_equal_components_the_first_in_memory_order_is_clicked(library, monkeypatch):
+    if not library:
+        monkeypatch.setattr(simulated_user, "cc3d", None)
     truth = np.zeros((4, 9, 9), bool)
     truth[1, 1, 7] = truth[2, 7, 1] = True
     nothing = np.zeros_like(truth)

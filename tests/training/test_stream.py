@@ -2,7 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,3 +89,48 @@ def test_a_worker_outlives_its_group_and_ends_when_it_is_told_to(volumes: list[V
     finally:
         signal.signal(signal.SIGCHLD, before)
     assert worker.exitcode == -signal.SIGTERM
+
+
+def test_a_run_without_an_end_can_be_begun(volumes: list[Volume], config: TrainingConfig):
+    endless = stream(Steps(volumes, config, seed=3), 5, 10**15, 0, torch.device("cpu"))
+    assert len(list(islice(iter(endless), 2))) == 2
+
+
+WITHOUT_LIBRARIES = """
+import sys
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("cc3d", "edt", "surface_distance", "SimpleITK", "nilearn", "skimage"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Refused())
+import dataclasses
+import pathlib
+import torch
+from inference.checkpoint import ModelConfig
+from inference.network import NetworkConfig
+from inference.prompts import PAPER_STYLE
+from training.config import DEFAULT
+from training.dataset import load_volumes
+from training.interaction import simulate
+from training.stream import Steps
+
+model = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE, keep_proportions=False, finer=2)
+for regions, finer_look in ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0)):
+    sampling = dataclasses.replace(
+        DEFAULT.sampling, modalities=(), no_box=1.0, regions=regions, finer_look=finer_look
+    )
+    config = dataclasses.replace(DEFAULT, model=model, sampling=sampling, batch=4)
+    batch = Steps(load_volumes(pathlib.Path(sys.argv[1])), config, seed=0)[0].batches[0]
+    clicked = simulate(lambda channels: torch.zeros(len(channels), 2, *channels.shape[2:]), batch, 0, PAPER_STYLE)
+    assert clicked[:, 4].any()
+"""
+
+
+def test_samples_are_made_where_only_torch_numpy_and_scipy_are_installed(folder: Path):
+    root = Path(__file__).resolve().parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", WITHOUT_LIBRARIES, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
