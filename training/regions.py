@@ -19,7 +19,7 @@ KINDS = {"solid": 0.4, "thin": 0.3, "scattered": 0.3}
 """How often each kind is looked for."""
 
 LARGEST = 0.5
-"""Share of a window."""
+"""Share of a window, and of the image in it."""
 
 LEAST_DIFFERENCE = 0.35
 """Between a region's mean and that of its surroundings, in deviations of the window's image."""
@@ -96,7 +96,8 @@ def _solid(image: Tensor, content: Tensor, random: np.random.Generator) -> Tenso
     found = local_mean(found.float(), 3, count_include_pad=True) > 0.45
     if random.random() < 0.5:  # A whole with what it encloses, as a head or a kidney is.
         found = torch.from_numpy(binary_fill_holes(found.numpy()))
-    return found if found.any() else None
+    # What is found may be more than the candidate was: the air around a small image.
+    return found if 0 < int(found.sum()) < LARGEST * int(content.sum()) else None
 
 
 def _thin(image: Tensor, content: Tensor, random: np.random.Generator) -> Tensor | None:
