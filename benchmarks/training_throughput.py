@@ -24,7 +24,9 @@ import torch
 from training import interaction
 from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, load_volumes
-from training.loop import Run, accumulate, begin, update
+from training.device_clicks import BatchClicks
+from training.loop import Run, begin
+from training.step import accumulate, update
 from training.stream import Step, Steps, stream
 
 T = TypeVar("T")
@@ -64,13 +66,14 @@ def measure(config: TrainingConfig, volumes: list[Volume], options: argparse.Nam
         def step(drawn: Step) -> None:
             accumulate(state.network, state, drawn, config, run)
             update(state, config)
+            _wait(device)
 
         print(f"patch {tuple(drawn[0].batches[0].truth.shape[1:])}, {samples} samples a step")
         print(f"recipe                {1e3 * drawing / total:8.2f} ms a sample, one CPU thread")
         print(f"made from it          {1e3 * making / total:8.2f} ms a sample, one CPU thread; a GPU does it itself")
         loading = _intervals(stream(steps, 0, options.steps + 2, options.workers, device))
         print(f"loader alone          {samples / loading:8.2f} samples/s")
-        stepping, clicking = _step_seconds(drawn, step)
+        stepping, clicking = _step_seconds(drawn, step, device)
         print(f"step alone            {samples / stepping:8.2f} samples/s")
         both = _intervals(_after(stream(steps, 0, options.steps + 2, options.workers, device), step))
         print(f"loader and step       {samples / both:8.2f} samples/s")
@@ -100,16 +103,25 @@ def _after(items, action):
         yield item
 
 
-def _step_seconds(drawn: list[Step], step) -> tuple[float, float]:
+def _wait(device: torch.device) -> None:
+    """Until a GPU has done what it was told to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _step_seconds(drawn: list[Step], step, device: torch.device) -> tuple[float, float]:
     """The median time of a step, and the share of all steps' time spent on finding and drawing clicks."""
     spent = 0.0
     original = interaction._click
 
-    def timed(*arguments, **options) -> None:
+    def timed(*arguments) -> BatchClicks:
         nonlocal spent
+        _wait(device)
         began = time.perf_counter()
-        original(*arguments, **options)
+        clicks = original(*arguments)
+        _wait(device)
         spent += time.perf_counter() - began
+        return clicks
 
     seconds = []
     with mock.patch.object(interaction, "_click", timed):
