@@ -1,9 +1,9 @@
 """`python -m benchmarks.training_throughput --data DIR`: what a training sample costs, and what of it is spent where.
 
 Measures, in processor time of one thread, a sample's recipe and its making on the CPU (which a GPU does itself where
-there is one). And in samples a second: the loader alone, the step alone (on samples drawn before), and both together; and the
-share of a step's time that the simulated clicks take. Medians over the steps, in one run, on the same samples. Steps of
-the patch and, where a finer look is trained, steps of the finer patch are measured one after the other.
+there is one). And in samples a second: the loader alone, the step alone (on samples drawn before), and both together;
+and the share of a step's time that the simulated clicks take. Medians over the steps, in one run, on the same samples.
+Steps of the patch and, where a finer look is trained, steps of the finer patch are measured one after the other.
 """
 
 from __future__ import annotations
