@@ -177,7 +177,7 @@ def training_plan(data: Sequence[Path] | None, device: torch.device, workers: in
     batches = (1, 2) if quick else (8, 16, 32, 64)
     config = DEFAULT
     if quick:
-        edge = config.model.network.stride * 2
+        edge = max(config.model.network.stride * 2, 16)  # Textures want as much.
         config = replace(config, model=replace(config.model, patch=(edge, edge, edge)))
     clicks = tuple(float(count == CLICKS) for count in range(CLICKS + 1))
     volumes: list[Volume] = []

@@ -24,7 +24,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "DEFAULT", replace(gpu.DEFAULT, model=replace(TINY, finer=2)))
+    small = replace(TINY, finer=2)
+    monkeypatch.setattr(gpu, "DEFAULT", replace(gpu.DEFAULT, model=small))
 
 
 def test_a_forward_is_compared_with_the_plain_one():
