@@ -63,6 +63,7 @@ VARIANTS: dict[str, tuple[str, Change]] = {
     "no-procedural": ("no procedural shapes", _sampling(procedural=0.0)),
     "no-regions": ("no regions", _sampling(regions=0.0)),
     "one-click": ("at most one round of clicks", _sampling(clicks=(0.5, 0.5))),
+    "challenge-clicks": ("clicks always as the challenge places them", _sampling(human_clicks=0.0)),
     "files-alike": ("all files alike, sources not balanced", _sampling(modalities=())),
     "patch-64": (
         "patch 64³, as many voxels",

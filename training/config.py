@@ -15,6 +15,8 @@ class Sampling:
 
     Args:
         clicks: probability of 0, 1, 2, … rounds of prediction and simulated click (equation 5), a draw a batch.
+        human_clicks: share of steps whose clicks lie as people place them (:data:`training.device_clicks.HUMAN`): not
+            always at the deepest voxel, nor always on the largest error.
         no_box: share of samples without a box; their first click comes before any prediction.
         no_prompt: share of samples with neither box nor first click.
         modalities: relative frequency of each modality, by the first word of a case's name, balanced over sources
@@ -38,6 +40,7 @@ class Sampling:
     """
 
     clicks: tuple[float, ...]
+    human_clicks: float
     no_box: float
     no_prompt: float
     modalities: tuple[tuple[str, float], ...]
@@ -97,6 +100,7 @@ PAPER = TrainingConfig(
     model=ModelConfig(network=FULL, patch=(192, 192, 192), style=PAPER_STYLE, keep_proportions=True),
     sampling=Sampling(
         clicks=(0.5, 0.5),
+        human_clicks=0.0,
         no_box=0.0,
         no_prompt=0.0,
         modalities=(),
@@ -135,9 +139,10 @@ DEFAULT = TrainingConfig(
     ),
     sampling=Sampling(
         clicks=(0.3, 0.25, 0.15, 0.12, 0.1, 0.08),
+        human_clicks=0.25,
         no_box=0.5,
         no_prompt=0.02,
-        modalities=(("CT", 1.0), ("MR", 2.0), ("PET", 1.0), ("US", 0.7), ("Microscopy", 1.0)),
+        modalities=(("CT", 1.0), ("MR", 2.0), ("PET", 0.7), ("US", 0.5), ("Microscopy", 1.0)),
         perfect_window=0.5,
         augment=True,
         synthetic=0.1,

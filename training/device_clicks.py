@@ -47,6 +47,9 @@ class Placement:
 
 CHALLENGE = Placement()
 
+HUMAN = Placement(spread=1.0, other_component=0.25)
+"""As people click: somewhere inside an error, and not always in the largest one."""
+
 
 @dataclass(frozen=True)
 class BatchClicks:

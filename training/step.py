@@ -94,11 +94,10 @@ def accumulate(
         with forward.no_sync() if unsynchronized else nullcontext():
             with torch.autocast(run.device.type, dtype, enabled=run.mixed_precision):
                 if drawn.finer_look:
-                    channels = look_finer(
-                        state.network, batch, drawn.clicks, style, config.model.finer, generator=random
-                    )
+                    finer = config.model.finer
+                    channels = look_finer(state.network, batch, drawn.clicks, style, finer, drawn.placement, random)
                 else:
-                    channels = simulate(state.network, batch, drawn.clicks, style, generator=random)
+                    channels = simulate(state.network, batch, drawn.clicks, style, drawn.placement, random)
                 odds = log_odds(forward(channels))
             truth = batch.truth.float()
             loss = segmentation_loss(odds, truth)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.config import TrainingConfig
 from training.dataset import Volume
+from training.device_clicks import CHALLENGE, HUMAN, Placement
 from training.recipe import PackedRecipes, Recipe, pack
 from training.render import Batch, render
 from training.sample import (
@@ -38,11 +39,13 @@ class Step:
 
     Args:
         finer_look: whether the batches are of finer patches.
+        placement: where in an error the clicks are.
     """
 
     batches: list[Batch]
     clicks: int
     finer_look: bool = False
+    placement: Placement = CHALLENGE
 
     @property
     def samples(self) -> int:
@@ -57,6 +60,7 @@ class StepRecipes:
     batches: list[PackedRecipes]
     clicks: int
     finer_look: bool
+    placement: Placement
 
     def pin_memory(self) -> StepRecipes:
         return replace(self, batches=[batch.pin_memory() for batch in self.batches])
@@ -65,7 +69,8 @@ class StepRecipes:
         return replace(self, batches=[batch.to(device) for batch in self.batches])
 
     def rendered(self, volumes: list[Volume]) -> Step:
-        return Step([render(batch, volumes) for batch in self.batches], self.clicks, self.finer_look)
+        batches = [render(batch, volumes) for batch in self.batches]
+        return Step(batches, self.clicks, self.finer_look, self.placement)
 
 
 class Steps(Dataset[Step]):
@@ -100,12 +105,13 @@ class Steps(Dataset[Step]):
         random = np.random.default_rng((self.seed, step))
         clicks = random.choice(len(config.sampling.clicks), p=config.sampling.clicks)
         finer_look = bool(random.random() < config.sampling.finer_look) and config.model.finer > 1
+        placement = HUMAN if random.random() < config.sampling.human_clicks else CHALLENGE
         size, draw = (config.finer_batch, self.finer_recipe) if finer_look else (config.batch, self.recipe)
         batches = []
         for forward in range(config.accumulate):
             first = (forward * self.processes + self.rank) * size
             batches.append(pack([draw(step, first + place) for place in range(size)]))
-        return StepRecipes(batches, int(clicks), finer_look)
+        return StepRecipes(batches, int(clicks), finer_look, placement)
 
     def recipe(self, step: int, place: int) -> Recipe:
         """What a sample is made from."""
