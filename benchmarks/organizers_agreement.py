@@ -1,8 +1,9 @@
 """`python -m benchmarks.organizers_agreement`: our scores and clicks beside what the organizers' own script wrote.
 
-First run their unmodified script on a team's image (the README has the recipe). Then this replays the label maps that
-it has kept of every run through our protocol, and compares every click with the script's verbose output and every
-figure of its table except the running times. So it tests the evaluation alone, also with a contestant that varies.
+First run their unmodified script on a team's image (docs/how-to/evaluate.md has the recipe). Then this replays the
+label maps that it has kept of every run through our protocol, and compares every click with the script's verbose
+output and every figure of its table except the running times. So it tests the evaluation alone, also with a
+contestant that varies.
 """
 
 import argparse

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
-        volumes = load_volumes(options.data, options.at_most) if options.data else []
+        volumes = load_volumes(options.data, at_most=options.at_most) if options.data else []
         maps = load_shapes(options.shapes) if options.shapes else []
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)

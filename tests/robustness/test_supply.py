@@ -38,5 +38,5 @@ def test_the_bill_of_materials_lists_them(requirements: dict[str, tuple[str, set
         )
         for component in bill["components"]
     }
-    assert listed == requirements, "the bill of materials is stale; the README says how it is made"
+    assert listed == requirements, "the bill of materials is stale; docs/explanation/reliability.md says how it is made"
     assert all(f"@{component['version']}" in component["purl"] for component in bill["components"])
