@@ -6,16 +6,19 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from conversion.masks import restore_ids
 from conversion.preview import write_preview
 from conversion.source import Source, add_options, read_source
 from conversion.volume import ConversionError, check_mask_name, write_mask
 from inference.__main__ import add_network_options
-from inference.case import Case
+from inference.case import MAX_OBJECTS, Case
 from inference.checkpoint import CheckpointError
 from inference.deadline import Deadline
-from inference.segmenter import load_segmenter, segment_case
+from inference.segmenter import Segmenter, load_segmenter, segment_case
 
 NO_HURRY = 24 * 3600.0
 """Seconds. The challenge's limit is not a person's."""
@@ -47,13 +50,7 @@ def _segment(options: argparse.Namespace) -> int:
     if not source.objects:
         raise ConversionError(f"{options.image}: nothing says what to segment; expected --box, --click or --previous")
     segmenter = load_segmenter(options.weights, options.device)
-    labels = segment_case(
-        _case(options.image.name, source),
-        segmenter,
-        Deadline(NO_HURRY),
-        say=tqdm.write,
-        bar=lambda objects: tqdm(objects, desc="objects", unit="object"),
-    )
+    labels = segmented(source, segmenter, options.image.name)
     write_mask(options.output, labels, source.image)
     for item in source.objects:
         print(f"object {item.label}: {int((labels == item.label).sum())} voxels")
@@ -64,5 +61,35 @@ def _segment(options: argparse.Namespace) -> int:
     return 1 if segmenter.failures else 0
 
 
-def _case(name: str, source: Source) -> Case:
-    return Case(name, source.volume, source.spacing, source.objects, source.previous)
+def segmented(source: Source, segmenter: Segmenter, name: str) -> NDArray[np.unsignedinteger]:
+    """The label map of a source's objects.
+
+    An object of the previous mask that has no box and no click stays as it is, voxel for voxel, except where a
+    foreground click gives a voxel of it to another object.
+
+    Args:
+        name: of the image, for people.
+
+    Returns:
+        (D, H, W), the labels as they are in the source.
+    """
+    ids = source.ids
+    numbered = source if max(ids) <= MAX_OBJECTS else source.renumbered()
+    prompted = tuple(item for item in numbered.objects if item.box is not None or item.clicks)
+    case = Case(name, numbered.volume, numbered.spacing, prompted, numbered.previous)
+    if not prompted:
+        print(f"{name}: neither a box nor a click, so every object stays as it is")
+        return source.previous
+    labels = segment_case(
+        case,
+        segmenter,
+        Deadline(NO_HURRY),
+        say=tqdm.write,
+        bar=lambda objects: tqdm(objects, desc="objects", unit="object"),
+    )
+    if numbered.previous is not None:
+        kept = np.isin(numbered.previous, [item.label for item in numbered.objects if item not in prompted])
+        for click in (click for item in prompted for click in item.clicks if click.positive):
+            kept[click.position] = False
+        labels[kept] = numbered.previous[kept]
+    return labels if numbered is source else restore_ids(labels, ids)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -26,37 +26,50 @@ CLICK_HELP = "[OBJECT:][fg:|bg:]z,y,x in voxels, or …L=a,P=a,S=a in mm"
 
 
 def read_prompts(
-    boxes: Sequence[str], clicks: Sequence[str], image: sitk.Image, previous: int = 0
+    boxes: Sequence[str], clicks: Sequence[str], image: sitk.Image, known: Collection[int] = ()
 ) -> tuple[ObjectPrompts, ...]:
     """What was typed -> what the network reads.
 
     Args:
         boxes: one an object; the n-th is object n's.
-        clicks: in the order in which they are meant; a click without an object's number is object 1's, one without
-            ``fg`` or ``bg`` lies in the object.
+        clicks: in the order in which they are meant; one without ``fg`` or ``bg`` lies in the object. A click without
+            an object's number is that of the only object there is, else object 1's.
         image: the image that they are about.
-        previous: objects that a previous mask holds, which need no further prompt.
+        known: the labels of a previous mask: objects that need no further prompt.
 
     Returns:
-        one an object, labels 1…K, K the number of boxes, of previous objects, or the highest that a click names.
+        one an object, labels ascending: those known, of boxes, and of clicks.
 
     Raises:
-        ConversionError: not a box or a click, outside the image, or an object that nothing is said of.
+        ConversionError: not a box or a click, outside the image, of no object in particular, or an object that nothing
+            is said of.
     """
-    placed = [read_click(text, image) for text in clicks]
-    count = max([len(boxes), previous, *(label for label, _ in placed)])
-    if not 1 <= count <= MAX_OBJECTS:
-        raise ConversionError(f"{count} objects; expected 1 to {MAX_OBJECTS}, each with a --box or a --click")
+    there = sorted({*known, *range(1, len(boxes) + 1)})
+    usual = there[0] if len(there) == 1 else 1
+    placed = []
+    for text in clicks:
+        label, click = read_click(text, image)
+        if label is None and there and usual not in there:
+            raise ConversionError(
+                f"--click {text}: of which object? There are {', '.join(map(str, there))}; expected its number, as in "
+                f"{there[0]}:{text}"
+            )
+        placed.append((usual if label is None else label, click))
+    labels = sorted({*there, *(label for label, _ in placed)})
+    if not known:  # A number that is left out is a slip of the hand; those of a mask may have gaps.
+        labels = range(1, max(labels, default=0) + 1)
+    if not 1 <= len(labels) <= MAX_OBJECTS:
+        raise ConversionError(f"{len(labels)} objects; expected 1 to {MAX_OBJECTS}, each with a --box or a --click")
     objects = tuple(
         ObjectPrompts(
             label,
             read_box(boxes[label - 1], image) if label <= len(boxes) else None,
             tuple(click for number, click in placed if number == label),
         )
-        for label in range(1, count + 1)
+        for label in labels
     )
     for item in objects:
-        if item.label > previous and item.box is None and not any(click.positive for click in item.clicks):
+        if item.label not in known and item.box is None and not any(click.positive for click in item.clicks):
             raise ConversionError(f"object {item.label} has neither a box nor a foreground click; expected one of them")
     return objects
 
@@ -93,17 +106,17 @@ def read_box(text: str, image: sitk.Image) -> Box:
     return Box(tuple(first for first, _ in ranges), tuple(last for _, last in ranges))
 
 
-def read_click(text: str, image: sitk.Image) -> tuple[int, Click]:
-    """The number of the object, and the click in voxels of the image (see the module's page).
+def read_click(text: str, image: sitk.Image) -> tuple[int | None, Click]:
+    """The number of the object, if it is named, and the click in voxels of the image (see the module's page).
 
     Raises:
         ConversionError: not a click, or outside the image.
     """
     option = f"--click {text}"
     label, kind, place = re.fullmatch(r"(?:(\d+):)?(?:(fg|bg):)?(.*)", text).groups()
-    label = int(label or 1)
-    if not 1 <= label <= MAX_OBJECTS:
-        raise ConversionError(f"{option}: no object {label}; expected 1 to {MAX_OBJECTS}")
+    label = None if label is None else int(label)
+    if label == 0:
+        raise ConversionError(f"{option}: no object 0, which is the background; expected 1 or more")
     shape = image.GetSize()[::-1]
     if "=" in place:
         millimetres = _named(option, place, _number)

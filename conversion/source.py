@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from conversion.intensities import CT_WINDOWS, rescale
-from conversion.masks import read_labels
+from conversion.masks import read_labels, renumber
 from conversion.prompts import BOX_HELP, CLICK_HELP, read_prompts
 from conversion.volume import ConversionError, modality, read_volume
 from inference.case import ObjectPrompts
@@ -35,19 +35,30 @@ class Source:
     Args:
         image: as it was read: its geometry is the result's.
         volume: (D, H, W), [0, 255].
-        objects: labels 1…K; none if nothing was said.
-        previous: (D, H, W) label map of an earlier run, or None.
+        objects: labels ascending, those of the previous mask and those that were prompted; none if nothing was said.
+        previous: (D, H, W) label map of an earlier run, of any labels, or None.
     """
 
     image: sitk.Image
     volume: NDArray
     objects: tuple[ObjectPrompts, ...]
-    previous: NDArray[np.uint8] | None
+    previous: NDArray[np.unsignedinteger] | None
 
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Millimetres along z, y, x."""
         return self.image.GetSpacing()[::-1]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The objects' labels, as people know them."""
+        return tuple(item.label for item in self.objects)
+
+    def renumbered(self) -> Source:
+        """The same with labels 1…K, in the previous mask too (:func:`conversion.masks.restore_ids` is the way back)."""
+        objects = tuple(replace(item, label=index) for index, item in enumerate(self.objects, start=1))
+        previous = None if self.previous is None else renumber(self.previous, self.ids)
+        return replace(self, objects=objects, previous=previous)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -94,8 +105,7 @@ def read_source(options: argparse.Namespace) -> Source:
     """
     image = read_volume(options.image)
     kind = options.modality or modality(options.image)
-    previous = None if options.previous is None else read_labels(options.previous, image)
-    known = 0 if previous is None else int(previous.max())
+    previous, known = (None, ()) if options.previous is None else read_labels(options.previous, image)
     said = options.box or options.click or known
     objects = read_prompts(options.box, options.click, image, known) if said else ()
     raw = sitk.GetArrayViewFromImage(image)

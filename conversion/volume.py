@@ -104,7 +104,7 @@ def check_mask_name(path: Path) -> None:
         raise ConversionError(f"{path.parent}: no such folder; expected one to write {path.name} to")
 
 
-def write_mask(path: Path, labels: NDArray[np.uint8], like: sitk.Image) -> None:
+def write_mask(path: Path, labels: NDArray[np.unsignedinteger], like: sitk.Image) -> None:
     """Writes a label map where ``like`` lies, whole or not at all, compressed.
 
     Args:

@@ -29,7 +29,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def labelled(folder: Path, image: sitk.Image, labels: tuple[int, ...] = (1, 2)) -> tuple[Path, Path, np.ndarray]:
     """An image and its label map on disk, and the labels (D, H, W): a block an object."""
-    mask = np.zeros(image.GetSize()[::-1], np.uint8)
+    mask = np.zeros(image.GetSize()[::-1], np.uint16)
     for index, label in enumerate(labels):
         mask[1:4, 1 + 3 * index : 4 + 3 * index, 2:5] = label
     sitk.WriteImage(image, str(folder / "scan.nii.gz"))
@@ -92,6 +92,19 @@ class TestToCase:
         case = read_case(tmp_path / "case.npz")
         np.testing.assert_array_equal(case.previous, labels)
         assert [len(item.clicks) for item in case.objects] == [0, 1]
+
+    def test_labels_with_gaps_and_beyond_255_come_back(self, tmp_path: Path) -> None:
+        scan, truth, labels = labelled(tmp_path, place(), labels=(17, 1035))
+        case, back = tmp_path / "case.npz", tmp_path / "back.nii.gz"
+        for option in ("--mask", "--previous"):
+            assert main(["to-case", str(scan), "-o", str(case), option, str(truth)]) == 0
+            numbered = np.select([labels == 17, labels == 1035], [1, 2]).astype(np.uint8)
+            with np.load(case) as written:
+                np.testing.assert_array_equal(written["gts" if option == "--mask" else "prev_pred"], numbered)
+            write_segmentation(tmp_path / "result.npz", numbered)
+            start = ["from-case", str(tmp_path / "result.npz"), "--like", str(scan), "-o", str(back)]
+            assert main([*start, "--case", str(case)]) == 0
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(back))), labels)
 
     def test_dicom_says_itself_that_it_is_ct(self, raw: Path, tmp_path: Path) -> None:
         scan = raw / "dicom_ct_head"
@@ -181,6 +194,41 @@ class TestOneGo:
         direct, long = (sitk.ReadImage(str(tmp_path / name)) for name in ("direct.nrrd", "long.nrrd"))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(direct), sitk.GetArrayFromImage(long))
         assert len(np.unique(sitk.GetArrayFromImage(direct))) > 1
+
+    @pytest.mark.parametrize("labels", [(1, 3), (3, 1), (17, 1035)], ids=str)
+    def test_objects_without_a_new_prompt_stay_as_they_are(
+        self, labels: tuple[int, int], weights: Path, tmp_path: Path
+    ) -> None:
+        """The first one is clicked; no object is invented, and the other one keeps every voxel."""
+        scan, truth, before = labelled(tmp_path, place(), labels)
+        common = ["--previous", str(truth), "--weights", str(weights), "--device", "cpu", "-o"]
+        clicks = [f"--click={labels[0]}:4,0,0", f"--click={labels[0]}:bg:2,1,2"]
+        assert inference([str(scan), *clicks, *common, str(tmp_path / "new.nii.gz")]) == 0
+        after = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "new.nii.gz")))
+        assert set(np.unique(after)) <= {0, *labels}
+        np.testing.assert_array_equal(after == labels[1], before == labels[1])
+        assert after[4, 0, 0] == labels[0] and after[2, 1, 2] != labels[0]
+
+    def test_a_click_in_an_object_that_stays_gets_its_voxel(self, weights: Path, tmp_path: Path) -> None:
+        scan, truth, before = labelled(tmp_path, place())
+        common = ["--previous", str(truth), "--weights", str(weights), "--device", "cpu"]
+        assert inference([str(scan), "--click", "1:2,5,3", *common, "-o", str(tmp_path / "new.nrrd")]) == 0
+        after = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "new.nrrd")))
+        assert before[2, 5, 3] == 2 and after[2, 5, 3] == 1
+        assert ((before == 2) & (after != 2)).sum() == 1
+
+    @pytest.mark.parametrize("label", [5, 255])
+    def test_a_lone_object_takes_the_click_and_keeps_its_label(self, label: int, weights: Path, tmp_path: Path) -> None:
+        scan, truth, _ = labelled(tmp_path, place(), (label,))
+        arguments = ["--previous", str(truth), "--click", "2,2,3", "--weights", str(weights), "--device", "cpu"]
+        assert inference([str(scan), *arguments, "-o", str(tmp_path / "new.nrrd")]) == 0
+        assert np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "new.nrrd")))).tolist() == [0, label]
+
+    def test_without_a_prompt_a_mask_is_what_it_was(self, weights: Path, tmp_path: Path) -> None:
+        scan, truth, before = labelled(tmp_path, place())
+        common = ["--weights", str(weights), "--device", "cpu", "-o", str(truth)]
+        assert inference([str(scan), "--previous", str(truth), *common]) == 0
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(truth))), before)
 
     def test_refusals(
         self, image_file: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

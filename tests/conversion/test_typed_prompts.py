@@ -26,7 +26,7 @@ def test_a_click_in_millimetres_is_the_voxel_there(awkward: sitk.Image, names: s
         centre = awkward.TransformIndexToPhysicalPoint((x, y, z))
         upper = names.upper()
         text = spoken(centre, upper) if names == upper else spoken(centre).lower()
-        assert read_click(text, awkward) == (1, Click((z, y, x), True))
+        assert read_click(text, awkward) == (None, Click((z, y, x), True))
 
 
 def test_a_click_near_a_voxel_is_that_voxel(awkward: sitk.Image) -> None:
@@ -67,7 +67,7 @@ def test_a_box_that_reaches_out_of_the_image_is_cut_off() -> None:
 
 def test_voxels_are_z_y_x_with_both_ends() -> None:
     assert read_box("1:4,0:8,2:2", place()) == Box((1, 0, 2), (4, 8, 2))
-    assert read_click("4,8,6", place()) == (1, Click((4, 8, 6), True))
+    assert read_click("4,8,6", place()) == (None, Click((4, 8, 6), True))
 
 
 def test_objects_are_numbered_and_clicks_keep_their_order() -> None:
@@ -80,8 +80,29 @@ def test_objects_are_numbered_and_clicks_keep_their_order() -> None:
 
 
 def test_an_object_of_a_previous_mask_needs_no_other_prompt() -> None:
-    objects = read_prompts([], ["bg:1,1,1"], place(), previous=2)
+    objects = read_prompts([], ["bg:1,1,1"], place(), known=(1, 2))
     assert [len(item.clicks) for item in objects] == [1, 0]
+
+
+def test_objects_of_a_previous_mask_are_those_that_it_holds() -> None:
+    objects = read_prompts([], ["1,1,1", "7:2,2,2", "300:bg:0,0,0"], place(), known=(1, 3, 300))
+    assert [(item.label, len(item.clicks)) for item in objects] == [(1, 1), (3, 0), (7, 1), (300, 1)]
+
+
+@pytest.mark.parametrize(("known", "boxes"), [((5,), []), ((255,), []), ((), ["0:1,0:1,0:1"])])
+def test_a_click_without_a_number_is_the_only_objects(known: tuple[int, ...], boxes: list[str]) -> None:
+    (item,) = read_prompts(boxes, ["bg:1,1,1"], place(), known)
+    assert item.label == (*known, 1)[0] and len(item.clicks) == 1
+
+
+def test_a_click_of_no_object_in_particular() -> None:
+    with pytest.raises(ConversionError, match=r"--click 1,1,1: of which object\? There are 3, 5; .* 3:1,1,1"):
+        read_prompts([], ["1,1,1"], place(), known=(3, 5))
+
+
+def test_more_objects_than_there_can_be() -> None:
+    with pytest.raises(ConversionError, match="256 objects; expected 1 to 255"):
+        read_prompts([], ["256:1,1,1"], place())
 
 
 @pytest.mark.parametrize(
@@ -116,7 +137,6 @@ def test_no_box(text: str, message: str) -> None:
         ("1,2,x", "not a click"),
         ("fg1,2,3", "not a click"),
         ("0:1,2,3", "no object 0"),
-        ("256:1,2,3", "no object 256"),
         ("5,0,0", "lies outside the image, which spans z 0 to 4, y 0 to 8, x 0 to 6"),
         ("bg:L=1,P=2", "names 2 axes"),
         ("L=0,P=0,S=0", "lies outside the image, which spans L"),

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from grids import place, rotation
 
-from conversion.masks import consecutive, read_labels
+from conversion.masks import read_labels, renumber, restore_ids
 from conversion.volume import ConversionError, check_same_grid, corners, modality, read_volume, write_mask
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -160,13 +160,26 @@ class TestRefusals:
 
 
 class TestMasks:
-    def test_labels_are_read_and_numbered(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("step", "dtype"), [(50, np.uint8), (517, np.uint16), (70_000, np.uint32)])
+    @pytest.mark.parametrize("ending", [".nrrd", ".nii.gz"])
+    def test_labels_are_read_and_numbered_and_restored(
+        self, step: int, dtype: type, ending: str, tmp_path: Path
+    ) -> None:
         image = place()
-        labels = blobs(image) * 50
-        write_mask(tmp_path / "mask.nrrd", labels, image)
-        numbered, found = consecutive(read_labels(tmp_path / "mask.nrrd", image))
-        assert found == [50, 100, 150]
-        np.testing.assert_array_equal(numbered, labels // 50)
+        labels = blobs(image).astype(dtype) * dtype(step)
+        write_mask(tmp_path / f"mask{ending}", labels, image)
+        found, ids = read_labels(tmp_path / f"mask{ending}", image)
+        np.testing.assert_array_equal(found, labels, strict=True)
+        assert ids == (step, 2 * step, 3 * step)
+        numbered = renumber(found, ids)
+        np.testing.assert_array_equal(numbered, (labels // step).astype(np.uint8), strict=True)
+        np.testing.assert_array_equal(restore_ids(numbered, ids), labels, strict=True)
+
+    def test_a_map_of_more_labels_than_objects_can_be(self, tmp_path: Path) -> None:
+        image = place()
+        write_mask(tmp_path / "mask.nrrd", np.arange(315, dtype=np.uint16).reshape(5, 9, 7), image)
+        with pytest.raises(ConversionError, match="holds 314 labels; expected at most 255"):
+            read_labels(tmp_path / "mask.nrrd", image)
 
     @pytest.mark.parametrize("change", ["size", "origin", "spacing", "direction", "flip"])
     def test_mask_of_another_geometry(self, change: str, tmp_path: Path) -> None:
@@ -186,7 +199,7 @@ class TestMasks:
         with pytest.raises(ConversionError, match=r"mask\.nrrd: (is|lies elsewhere)"):
             read_labels(tmp_path / "mask.nrrd", image)
 
-    @pytest.mark.parametrize("values", [(-1, 0), (0, 300), (0, 1.5)])
+    @pytest.mark.parametrize("values", [(-1, 0), (0, 3e9), (0, 1.5), (0, np.nan)])
     def test_what_is_no_label_map(self, values: tuple[float, float], tmp_path: Path) -> None:
         image = place()
         content = np.resize(np.array(values, np.float32), image.GetSize()[::-1])
