@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     from_case = actions.add_parser("from-case", help="write a result as a label map that lies where the image lies")
     from_case.add_argument("result", type=Path, metavar="RESULT.npz", help="what inference wrote (segs)")
     from_case.add_argument("--like", type=Path, required=True, metavar="IMAGE", help="the image that the case is of")
+    from_case.add_argument("--series", type=int, metavar="N", help="which DICOM series, as in to-case")
     from_case.add_argument(
         "--case", type=Path, metavar="CASE.npz", help="the case that to-case made: its labels become those of its masks"
     )
@@ -104,7 +105,7 @@ def _box(entry: dict[str, int]) -> Box:
 def _from_case(options: argparse.Namespace) -> None:
     check_mask_name(options.output)
     labels = read_result(options.result)
-    image = read_volume(options.like)
+    image = read_volume(options.like, options.series)
     expected = image.GetSize()[::-1]
     if labels.shape != expected:
         raise ConversionError(

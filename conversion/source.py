@@ -68,7 +68,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "image",
         type=Path,
         metavar="IMAGE",
-        help="NIfTI, NRRD, MHA, …; a folder of one DICOM series; or any one slice of a series",
+        help="NIfTI, NRRD, MHA, …; a folder with DICOM series, in it or in folders in it; any one slice of a series; "
+        "or a DICOM file of many frames",
+    )
+    parser.add_argument(
+        "--series", type=int, metavar="N", help="which DICOM series, where the folder holds several: they are listed"
     )
     parser.add_argument(
         "--modality",
@@ -103,8 +107,8 @@ def read_source(options: argparse.Namespace) -> Source:
     Raises:
         ConversionError: an image, a mask or an option that cannot be used.
     """
-    image = read_volume(options.image)
-    kind = options.modality or modality(options.image)
+    image = read_volume(options.image, options.series)
+    kind = options.modality or modality(image)
     previous, known = (None, ()) if options.previous is None else read_labels(options.previous, image)
     said = options.box or options.click or known
     objects = read_prompts(options.box, options.click, image, known) if said else ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,35 +16,38 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from conversion.errors import ConversionError
+from conversion.file_types import MODALITY, is_dicom
+
 MASK_FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Formats that keep voxels and geometry in one file."""
 
 SAME_PLACE = 0.01
 """Two grids are the same if no corner is further apart than this part of a voxel: files round their headers."""
 
-EVEN = 0.05
-"""Slices of a DICOM series are evenly spaced if no gap differs from the usual one by more than this part of it."""
 
-_SERIES, _MODALITY, _POSITION, _ORIENTATION = "0020|000e", "0008|0060", "0020|0032", "0020|0037"
-
-
-class ConversionError(ValueError):
-    """A file or an option that cannot be used; the message is one line: which, what is wrong, what is expected."""
-
-
-def read_volume(path: Path) -> sitk.Image:
+def read_volume(path: Path, series: int | None = None, say: Callable[[str], None] = print) -> sitk.Image:
     """Reads a 3D image of one value a voxel.
 
     Args:
-        path: a file of any format that SimpleITK knows, a folder with the slices of one DICOM series, or one slice of
-            a series where the folder holds several.
+        path: a file of any format that SimpleITK knows, or DICOM as :func:`conversion.dicom.read_dicom` takes it.
+        series: which DICOM series of a folder of several.
+        say: takes a line about what was found and does no harm.
 
     Raises:
         ConversionError: missing, unreadable, not 3D, several values a voxel, or without a usable geometry.
     """
     if not path.exists():
         raise ConversionError(f"{path}: no such file or folder; expected an image")
-    image = _read_series(path) if _is_series(path) else _read_file(path)
+    # Each reader when it is needed: all of them take seconds to be imported.
+    if path.is_dir() or is_dicom(path):
+        from conversion.dicom import read_dicom
+
+        image = read_dicom(path, series, say)
+    elif series is not None:
+        raise ConversionError(f"{path}: not DICOM; expected --series with a folder of several series only")
+    else:
+        image = _read_file(path)
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]  # Many programs store a single volume as the first of a series.
     if image.GetDimension() != 3:
@@ -61,10 +64,9 @@ def read_volume(path: Path) -> sitk.Image:
     return image
 
 
-def modality(path: Path) -> str | None:
-    """The modality that a DICOM file or series says it has; None for other formats."""
-    files = _dicom_files(path) if path.is_dir() else [path]
-    return _tags(files[0]).get(_MODALITY) if files else None
+def modality(image: sitk.Image) -> str | None:
+    """The modality that DICOM says an image has; None for other formats."""
+    return (image.GetMetaData(MODALITY) or None) if image.HasMetaDataKey(MODALITY) else None
 
 
 def check_same_grid(path: Path, mask: sitk.Image, image: sitk.Image) -> None:
@@ -143,89 +145,12 @@ def write_mask(path: Path, labels: NDArray[np.unsignedinteger], like: sitk.Image
         unfinished.replace(path)
 
 
-def _is_series(path: Path) -> bool:
-    """Whether a path is a folder, or a slice of a DICOM series; a DICOM file of many frames is a volume by itself."""
-    if path.is_dir():
-        return True
-    tags = _tags(path)
-    return _SERIES in tags and tags.get("0028|0008", "1").strip() in ("", "1")
-
-
 def _read_file(path: Path) -> sitk.Image:
-    if _tags(path).get(_MODALITY) == "SEG":
-        raise ConversionError(
-            f"{path}: a DICOM SEG, whose frames are not the image's slices; expected a label map, for example what "
-            "dcmqi's segimage2itkimage makes of it"
-        )
-    try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise ConversionError(_unreadable(path, error)) from error
-
-
-def _read_series(path: Path) -> sitk.Image:
-    files = _dicom_files(path)
-    slices = [_tags(Path(file)) for file in files]
-    if all(_POSITION in tags and _ORIENTATION in tags for tags in slices):
-        _check_evenly_spaced(path, slices)
-    elif len(files) > 1:
-        raise ConversionError(f"{path}: its slices do not say where they lie; expected ImagePositionPatient in each")
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(file) for file in files])
-    try:
-        return reader.Execute()
-    except RuntimeError as error:
-        raise ConversionError(_unreadable(path, error)) from error
-
-
-def _dicom_files(path: Path) -> list[Path]:
-    """The slices of a series in their order: that of the given slice, or the only one of the given folder."""
-    folder = path if path.is_dir() else path.parent
     with _quiet():
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        if path.is_dir():
-            if not series:
-                raise ConversionError(f"{folder}: no DICOM slices in it; expected a folder of one series, or a file")
-            if len(series) > 1:
-                raise ConversionError(
-                    f"{folder}: holds {len(series)} DICOM series; expected one: give any slice of the one you mean"
-                )
-            wanted = series[0]
-        else:
-            wanted = _tags(path)[_SERIES].strip("\0 ")
-        return [Path(file) for file in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), wanted)]
-
-
-def _check_evenly_spaced(path: Path, slices: list[dict[str, str]]) -> None:
-    positions = np.array([[float(v) for v in tags[_POSITION].split("\\")] for tags in slices])
-    rows = np.array([[float(v) for v in tags[_ORIENTATION].split("\\")] for tags in slices])
-    if np.abs(rows - rows[0]).max() > 1e-3:
-        raise ConversionError(f"{path}: its slices are not parallel (a localizer?); expected a stack of slices")
-    normal = np.cross(rows[0, :3], rows[0, 3:])
-    gaps = np.diff(np.sort(positions @ normal))
-    if gaps.size == 0:
-        return
-    usual = float(np.median(gaps))
-    if (gaps < EVEN * usual).any() or usual == 0:
-        raise ConversionError(f"{path}: several slices lie in the same place (a 4D series?); expected a single volume")
-    if np.abs(gaps - usual).max() > EVEN * usual:
-        raise ConversionError(
-            f"{path}: its slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart, so one may be missing; "
-            "expected even gaps"
-        )
-
-
-def _tags(path: Path) -> dict[str, str]:
-    """The metadata of a DICOM file; empty for what is none."""
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    try:
-        with _quiet():
-            reader.ReadImageInformation()
-    except RuntimeError:
-        return {}  # Not DICOM: whether it is anything else is for the reader of files to say.
-    return {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}
+        try:
+            return sitk.ReadImage(str(path))
+        except RuntimeError as error:
+            raise ConversionError(_unreadable(path, error)) from error
 
 
 @contextmanager
