@@ -9,6 +9,9 @@ from pathlib import Path
 MODALITY = "0008|0060"
 """Where an image that was DICOM keeps its modality among its metadata, as ITK calls the tag."""
 
+OTHER_AFFINE = "other_affine"
+"""Where an image keeps the affine, (4, 4) by rows, LPS, mm, that other programs may read of its file instead."""
+
 
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM, with its preamble or, as old ones are, without."""
@@ -26,9 +29,11 @@ def is_nifti(path: Path) -> bool:
     """Whether a file is NIfTI, compressed or not, or one of the two of a pair of Analyze or NIfTI."""
     if path.name.lower().endswith((".hdr", ".img", ".img.gz", ".hdr.gz")):
         return True
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return True  # Its own reader says what is wrong with it, if anything is.
     try:
         with gzip.open(path) if is_gzip(path) else path.open("rb") as file:
             start = file.read(352)
     except (OSError, EOFError, zlib.error):
-        return path.name.lower().endswith((".nii", ".nii.gz"))  # Then its own reader says what is wrong with it.
-    return start[344:348] == b"n+1\0" or start[4:8] == b"n+2\0" or path.name.lower().endswith((".nii", ".nii.gz"))
+        return False
+    return start[344:348] == b"n+1\0" or start[4:8] == b"n+2\0"

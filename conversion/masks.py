@@ -29,7 +29,7 @@ def read_labels(path: Path, image: sitk.Image) -> tuple[NDArray[np.unsignedinteg
     Raises:
         ConversionError: unreadable, of another grid, no label map, or of more labels than objects can be.
     """
-    mask = read_volume(path)
+    mask = _read_mask(path, image)
     check_same_grid(path, mask, image)
     labels = sitk.GetArrayViewFromImage(mask)
     low, high = labels.min(), labels.max()
@@ -49,6 +49,30 @@ def read_labels(path: Path, image: sitk.Image) -> tuple[NDArray[np.unsignedinteg
     if len(ids) > MAX_OBJECTS:
         raise ConversionError(f"{path}: holds {len(ids)} labels; expected at most {MAX_OBJECTS}: is it a label map?")
     return labels, tuple(ids)
+
+
+def _read_mask(path: Path, image: sitk.Image) -> sitk.Image:
+    """A mask; 3D Slicer's, which may be cropped to its segments, in the image's size."""
+    try:
+        mask = read_volume(path)
+    except ConversionError as error:
+        if path.name.lower().endswith(".seg.nrrd") and "values a voxel" in str(error):
+            raise ConversionError(
+                f"{path}: its segments lie in several layers, so that they may overlap; expected one label map: export "
+                "it in 3D Slicer (Segmentations, Export to new labelmap) and save that"
+            ) from error
+        raise
+    if not path.name.lower().endswith(".seg.nrrd") or mask.GetSize() == image.GetSize():
+        return mask
+    first = image.TransformPhysicalPointToIndex(mask.GetOrigin())
+    before = [max(-a, 0) for a in first]
+    after = [max(a + n - m, 0) for a, n, m in zip(first, mask.GetSize(), image.GetSize())]
+    if any(cut >= n for cut, n in zip(map(sum, zip(before, after)), mask.GetSize())):
+        return mask  # It lies elsewhere, as its size or its corners will say.
+    inside = mask[tuple(slice(a, n - b) for a, b, n in zip(before, after, mask.GetSize()))]
+    lower = [max(a, 0) for a in first]
+    upper = [m - a - n for m, a, n in zip(image.GetSize(), lower, inside.GetSize())]
+    return sitk.ConstantPad(inside, lower, upper, 0)
 
 
 def renumber(labels: NDArray[np.unsignedinteger], ids: Sequence[int]) -> NDArray[np.uint8]:

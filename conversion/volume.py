@@ -17,13 +17,19 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from conversion.errors import ConversionError
-from conversion.file_types import MODALITY, is_dicom
+from conversion.file_types import MODALITY, OTHER_AFFINE, is_dicom, is_nifti
 
 MASK_FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Formats that keep voxels and geometry in one file."""
 
-SAME_PLACE = 0.01
+_READERS = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO"}
+"""ITK finds them by a name's end in small letters only."""
+
+SAME_PLACE = 0.005
 """Two grids are the same if no corner is further apart than this part of a voxel: files round their headers."""
+
+NEARLY = 0.05
+"""Up to this part of a voxel a mask is taken to be the image's as well, and it is said."""
 
 
 def read_volume(path: Path, series: int | None = None, say: Callable[[str], None] = print) -> sitk.Image:
@@ -46,6 +52,10 @@ def read_volume(path: Path, series: int | None = None, say: Callable[[str], None
         image = read_dicom(path, series, say)
     elif series is not None:
         raise ConversionError(f"{path}: not DICOM; expected --series with a folder of several series only")
+    elif is_nifti(path):
+        from conversion.nifti import read_nifti
+
+        image = read_nifti(path, say)
     else:
         image = _read_file(path)
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
@@ -69,23 +79,40 @@ def modality(image: sitk.Image) -> str | None:
     return (image.GetMetaData(MODALITY) or None) if image.HasMetaDataKey(MODALITY) else None
 
 
-def check_same_grid(path: Path, mask: sitk.Image, image: sitk.Image) -> None:
+def check_same_grid(path: Path, mask: sitk.Image, image: sitk.Image, say: Callable[[str], None] = print) -> None:
     """Checks that a mask's voxels are the image's.
 
     Args:
         path: the mask's file, for the message.
+        say: takes a line about a difference that is small enough to be let pass.
 
     Raises:
         ConversionError: they are others; it says in what.
     """
     if mask.GetSize() != image.GetSize():
         raise ConversionError(f"{path}: is {_size(mask)} voxels; expected the image's {_size(image)} (x×y×z)")
-    apart = np.abs(corners(mask) - corners(image)).max() / min(image.GetSpacing())
-    if not apart <= SAME_PLACE:
+    ends = corners(mask)
+    apart = np.abs(ends - corners(image)).max() / min(image.GetSpacing())
+    if apart <= SAME_PLACE:
+        return
+    if apart <= NEARLY:
+        say(f"{path.name}: lies {apart:.2g} voxels off the image, which is taken for rounding")
+    elif _lies_as_others_read(ends, image):
+        say(f"{path.name}: lies where ITK has the image (3D Slicer, ITK-SNAP), which is where it is taken to lie")
+    else:
         raise ConversionError(
             f"{path}: lies elsewhere than the image (a corner is {apart:.2g} voxels off); expected the same origin, "
             "spacing and direction: resample it onto the image, or save it from the same program again"
         )
+
+
+def _lies_as_others_read(ends: NDArray[np.float64], image: sitk.Image) -> bool:
+    if not image.HasMetaDataKey(OTHER_AFFINE):
+        return False
+    affine = np.array(image.GetMetaData(OTHER_AFFINE).split(), float).reshape(4, 4)
+    x, y, z = image.GetSize()
+    voxels = np.array([(i, j, k, 1) for i in (0, x - 1) for j in (0, y - 1) for k in (0, z - 1)])
+    return bool(np.abs((voxels @ affine.T)[:, :3] - ends).max() <= NEARLY * min(image.GetSpacing()))
 
 
 def corners(image: sitk.Image) -> NDArray[np.float64]:
@@ -123,32 +150,44 @@ def write_mask(path: Path, labels: NDArray[np.unsignedinteger], like: sitk.Image
         raise ConversionError(
             f"{path}: the label map is {labels.shape}; expected {expected} (z, y, x), the image's shape"
         )
-    mask = sitk.GetImageFromArray(labels)
-    mask.CopyInformation(like)
-    # SimpleITK takes the format from the name, so the unfinished file has the same name in a folder of its own.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
-        unfinished = Path(folder) / path.name
+        # A plain name: SimpleITK takes the format from it, and knows neither capitals nor several endings.
+        unfinished = Path(folder) / f"mask{next(e for e in MASK_FORMATS if path.name.lower().endswith(e))}"
         try:
-            with _quiet():
-                sitk.WriteImage(mask, str(unfinished), useCompression=not path.name.lower().endswith(".nii"))
-                written = sitk.ReadImage(str(unfinished))
-        except RuntimeError as error:
-            raise ConversionError(f"{path}: cannot be written ({_reason(error)})") from error
-        try:
-            check_same_grid(path, written, like)
+            _write(unfinished, labels, like)
+            check_same_grid(path, read_volume(unfinished, say=_ignore), like, _ignore)
         except ConversionError:
             raise ConversionError(
                 f"{path}: this format cannot hold the image's directions (they are not at right angles); "
                 "expected .nrrd or .mha"
             ) from None
+        except RuntimeError as error:
+            raise ConversionError(f"{path}: cannot be written ({_reason(error)})") from error
         unfinished.chmod(0o644)
         unfinished.replace(path)
+
+
+def _write(path: Path, labels: NDArray[np.unsignedinteger], like: sitk.Image) -> None:
+    if path.name.endswith((".nii", ".nii.gz")):
+        from conversion.nifti import write_nifti
+
+        return write_nifti(path, labels, like)
+    mask = sitk.GetImageFromArray(labels)
+    mask.SetOrigin(like.GetOrigin())
+    mask.SetSpacing(like.GetSpacing())
+    mask.SetDirection(like.GetDirection())
+    with _quiet():
+        sitk.WriteImage(mask, str(path), useCompression=True)
+
+
+def _ignore(_: str) -> None:
+    """For what a reader says of a file that we wrote: it has been said of the image."""
 
 
 def _read_file(path: Path) -> sitk.Image:
     with _quiet():
         try:
-            return sitk.ReadImage(str(path))
+            return sitk.ReadImage(str(path), imageIO=_READERS.get(path.suffix.lower(), ""))
         except RuntimeError as error:
             raise ConversionError(_unreadable(path, error)) from error
 

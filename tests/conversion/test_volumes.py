@@ -101,8 +101,8 @@ class TestRefusals:
         assert "no such file" in refusal(tmp_path / "scan.nii.gz")
 
     def test_not_an_image(self, tmp_path: Path) -> None:
-        (tmp_path / "scan.nii.gz").write_bytes(b"hello")
-        assert "not readable as an image" in refusal(tmp_path / "scan.nii.gz")
+        (tmp_path / "scan.nrrd").write_bytes(b"hello")
+        assert "not readable as an image" in refusal(tmp_path / "scan.nrrd")
 
     def test_truncated(self, tmp_path: Path) -> None:
         sitk.WriteImage(place((40, 40, 40)), str(tmp_path / "scan.nrrd"))
@@ -173,6 +173,33 @@ class TestMasks:
         with pytest.raises(ConversionError, match="holds 314 labels; expected at most 255"):
             read_labels(tmp_path / "mask.nrrd", image)
 
+    def test_a_rounded_origin_is_let_pass_and_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        image = place(direction=rotation())
+        mask = sitk.Cast(image * 0, sitk.sitkUInt8)
+        mask.SetOrigin(np.add(image.GetOrigin(), (0.007, 0, 0)))
+        sitk.WriteImage(mask, str(tmp_path / "mask.nrrd"))
+        read_labels(tmp_path / "mask.nrrd", image)
+        assert "mask.nrrd: lies 0.01 voxels off the image" in capsys.readouterr().out
+
+    def test_a_segmentation_of_3d_slicer_may_be_cropped(self, tmp_path: Path) -> None:
+        """It is the part of the map around its segments, which may reach over the image's edge."""
+        image = place(direction=rotation())
+        labels = np.zeros((5, 9, 7), np.uint8)
+        labels[1:3, 2:6, 0:4] = blobs(image)[1:3, 2:6, 0:4]
+        write_mask(tmp_path / "whole.nrrd", labels, image)
+        cropped = sitk.ConstantPad(sitk.ReadImage(str(tmp_path / "whole.nrrd"))[:4, 2:6, 1:3], [2, 0, 0], [0, 0, 0])
+        sitk.WriteImage(cropped, str(tmp_path / "a.seg.nrrd"))
+        np.testing.assert_array_equal(read_labels(tmp_path / "a.seg.nrrd", image)[0], labels)
+        cropped.SetOrigin(np.add(cropped.GetOrigin(), 0.3))
+        sitk.WriteImage(cropped, str(tmp_path / "b.seg.nrrd"))
+        with pytest.raises(ConversionError, match="lies elsewhere"):
+            read_labels(tmp_path / "b.seg.nrrd", image)
+
+    def test_a_segmentation_in_layers_names_the_way(self, tmp_path: Path) -> None:
+        sitk.WriteImage(sitk.Image([7, 9, 5], sitk.sitkVectorUInt8, 2), str(tmp_path / "a.seg.nrrd"))
+        with pytest.raises(ConversionError, match=r"several layers.*Export to new labelmap"):
+            read_labels(tmp_path / "a.seg.nrrd", place())
+
     @pytest.mark.parametrize("change", ["size", "origin", "spacing", "direction", "flip"])
     def test_mask_of_another_geometry(self, change: str, tmp_path: Path) -> None:
         image = place(direction=rotation())
@@ -219,6 +246,13 @@ class TestMasks:
             write_mask(tmp_path / "mask.nrrd", blobs(image)[1:], image)
         assert (tmp_path / "mask.nrrd").read_bytes() == before
         assert [path.name for path in tmp_path.iterdir()] == ["mask.nrrd"]
+
+    @pytest.mark.parametrize("name", ["A.NII.GZ", "a.nii.nii.gz", "a.b.NRRD", "a.Mha", "A.Nii"])
+    def test_capitals_and_several_endings(self, name: str, tmp_path: Path) -> None:
+        image = place()
+        write_mask(tmp_path / name, blobs(image), image)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        np.testing.assert_array_equal(read_labels(tmp_path / name, image)[0], blobs(image))
 
     @pytest.mark.parametrize("name", ["mask.png", "mask", "nowhere/mask.nrrd"])
     def test_where_a_mask_cannot_be_written(self, name: str, tmp_path: Path) -> None:
