@@ -103,7 +103,7 @@ def _box(entry: dict[str, int]) -> Box:
 
 
 def _from_case(options: argparse.Namespace) -> None:
-    check_mask_name(options.output)
+    check_mask_name(options.output, options.like)
     labels = read_result(options.result)
     image = read_volume(options.like, options.series)
     expected = image.GetSize()[::-1]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from conversion.masks import restore_ids
 from conversion.preview import write_preview
 from conversion.source import Source, add_options, read_source
-from conversion.volume import ConversionError, check_mask_name, write_mask
+from conversion.volume import ConversionError, check_mask_can_be_written, check_mask_name, write_mask
 from inference.__main__ import add_network_options
 from inference.case import MAX_OBJECTS, Case
 from inference.checkpoint import CheckpointError
@@ -43,15 +45,16 @@ def main(arguments: list[str]) -> int:
 
 def _segment(options: argparse.Namespace) -> int:
     # What can be known to be wrong is said before minutes are spent.
-    check_mask_name(options.output)
+    check_mask_name(options.output, options.image)
     if options.preview is not None and (options.preview.suffix != ".png" or not options.preview.parent.is_dir()):
         raise ConversionError(f"{options.preview}: expected a name that ends in .png, in a folder that exists")
     source = read_source(options)
     if not source.objects:
         raise ConversionError(f"{options.image}: nothing says what to segment; expected --box, --click or --previous")
+    check_mask_can_be_written(options.output, source.image)
     segmenter = load_segmenter(options.weights, options.device)
     labels = segmented(source, segmenter, options.image.name)
-    write_mask(options.output, labels, source.image)
+    _write(options.output, labels, source.image)
     for item in source.objects:
         print(f"object {item.label}: {int((labels == item.label).sum())} voxels")
     print(f"{options.output}: written")
@@ -59,6 +62,20 @@ def _segment(options: argparse.Namespace) -> int:
         write_preview(options.preview, source, labels)
         print(f"{options.preview}: written")
     return 1 if segmenter.failures else 0
+
+
+def _write(path: Path, labels: NDArray[np.unsignedinteger], like: sitk.Image) -> None:
+    """Writes the result, elsewhere if it cannot be written where it should: it may have taken minutes.
+
+    Raises:
+        ConversionError: it is not where it should be; it says where it is.
+    """
+    try:
+        write_mask(path, labels, like)
+    except (ConversionError, OSError) as error:
+        kept = Path(tempfile.mkdtemp(prefix="segfm3d-")) / "mask.nrrd"
+        write_mask(kept, labels, like)
+        raise ConversionError(f"{path}: cannot be written ({error}); the result is kept in {kept}") from error
 
 
 def segmented(source: Source, segmenter: Segmenter, name: str) -> NDArray[np.unsignedinteger]:

@@ -121,16 +121,38 @@ def corners(image: sitk.Image) -> NDArray[np.float64]:
     return np.array([image.TransformIndexToPhysicalPoint((x, y, z)) for x in ends[0] for y in ends[1] for z in ends[2]])
 
 
-def check_mask_name(path: Path) -> None:
-    """Checks, before any work is done, that a mask can be written to ``path``.
+def check_mask_name(path: Path, *inputs: Path) -> None:
+    """Checks, before any work is done, that a mask may be written to ``path``.
+
+    Args:
+        inputs: files and folders that must not be written over.
 
     Raises:
-        ConversionError: an unknown ending, or no such folder.
+        ConversionError: an unknown ending, no such folder, or one of the inputs.
     """
     if not path.name.lower().endswith(MASK_FORMATS):
         raise ConversionError(f"{path}: unknown ending; expected one of {', '.join(MASK_FORMATS)}")
     if not path.parent.is_dir():
         raise ConversionError(f"{path.parent}: no such folder; expected one to write {path.name} to")
+    if path.is_dir():
+        raise ConversionError(f"{path}: is a folder; expected the name of a file to write")
+    if path.exists() and any(path.samefile(other) for other in inputs if other.exists()):
+        raise ConversionError(f"{path}: is the image itself, which the mask would replace; expected another name")
+
+
+def check_mask_can_be_written(path: Path, like: sitk.Image) -> None:
+    """Checks it by writing an empty mask beside it, which is removed again.
+
+    Raises:
+        ConversionError: the folder cannot be written, or the format cannot hold the image's directions.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
+            write_mask(Path(folder) / path.name, np.zeros(like.GetSize()[::-1], np.uint8), like)
+    except OSError as error:
+        raise ConversionError(f"{path}: cannot be written ({error.strerror}); expected another folder") from error
+    except ConversionError as error:
+        raise ConversionError(str(error).replace(f"{folder}/", f"{path.parent}/")) from error
 
 
 def write_mask(path: Path, labels: NDArray[np.unsignedinteger], like: sitk.Image) -> None:

@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 from grids import place, rotation
 
+from conversion import direct
 from conversion.__main__ import main
 from conversion.volume import check_same_grid, read_volume, write_mask
 from evaluation.cases import read_evaluation_case
@@ -165,6 +166,9 @@ class TestFromCase:
         assert "no key 'segs'" in refusal(capsys, "from-case", tmp_path / "case.npz", "--like", image_file, *out)
         assert "not a readable" in refusal(capsys, "from-case", tmp_path / "broken.npz", "--like", image_file, *out)
         assert "unknown ending" in refusal(capsys, *start, image_file, "-o", tmp_path / "mask.stl")
+        before = image_file.read_bytes()
+        assert main([*map(str, start), str(image_file), "-o", str(image_file)]) == 2
+        assert "is the image itself" in capsys.readouterr().err and image_file.read_bytes() == before
 
 
 class TestOneGo:
@@ -245,6 +249,49 @@ class TestOneGo:
         assert "ends in .png" in refused(*start, *box, "--preview", tmp_path / "preview.svg")
         assert "no such folder" in refused(image_file, *box, "-o", tmp_path / "nowhere" / "mask.nrrd")
         assert "no such file or folder" in refused(tmp_path / "scan.dcm", *box, "-o", tmp_path / "mask.nrrd")
+
+    @pytest.mark.parametrize("link", [False, True])
+    def test_the_image_is_not_written_over(
+        self, link: bool, image_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before, output = image_file.read_bytes(), image_file
+        if link:
+            output = tmp_path / "linked.nrrd"
+            output.symlink_to(image_file)
+        assert inference([str(image_file), "--box", "1:2,1:2,1:2", "-o", str(output)]) == 2
+        assert "is the image itself" in capsys.readouterr().err
+        assert image_file.read_bytes() == before and output.is_symlink() == link
+
+    def test_what_cannot_be_written_is_said_before_anything_runs(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        sheared = np.eye(3)
+        sheared[:, 2] = (0.6, 0, 0.8)
+        sitk.WriteImage(place(direction=sheared), str(tmp_path / "scan.nrrd"))
+        arguments = (tmp_path / "scan.nrrd", "--box", "1:2,1:2,1:2", "--weights", tmp_path / "none.pt")
+        said = refusal(capsys, *arguments, "-o", tmp_path / "mask.nii.gz", command=inference)
+        assert said.startswith(f"error: {tmp_path / 'mask.nii.gz'}: this format cannot hold the image's directions")
+        assert [path.name for path in tmp_path.iterdir()] == ["scan.nrrd"]
+
+    def test_a_result_that_cannot_be_written_is_kept_elsewhere(
+        self, image_file: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    ) -> None:
+        """The disk is full when it comes to it."""
+        write, output = direct.write_mask, tmp_path / "mask.nrrd"
+
+        def full(path: Path, *rest: object) -> None:
+            if path == output:
+                raise OSError(28, "No space left on device")
+            write(path, *rest)
+
+        monkeypatch.setattr(direct, "write_mask", full)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        arguments = ["--click", "2,2,3", "--weights", str(weights), "--device", "cpu", "-o", str(output)]
+        assert inference([str(image_file), *arguments]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "No space left" in said and not output.exists()
+        kept = Path(said.rpartition("kept in ")[2])
+        assert sitk.GetArrayFromImage(sitk.ReadImage(str(kept)))[2, 2, 3] == 1
 
     def test_where_only_inference_is_there_it_says_so(self, tmp_path: Path) -> None:
         """As in the submission's image, which holds nothing else."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from conversion.intensities import parse_window, rescale
-from conversion.volume import ConversionError
+from conversion.volume import ConversionError, read_volume
 
 
 def hounsfield(*values: float) -> np.ndarray:
@@ -73,6 +76,15 @@ def test_what_is_no_number_counts_as_the_least() -> None:
     scaled, note = rescale(volume, None, "400,150")
     assert scaled.ravel().tolist() == [0, 0, 0, 0, 255]
     assert "3 voxels" in note
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+def test_what_is_no_number_in_a_file_counts_as_the_least_in_every_format(ending: str, tmp_path: Path) -> None:
+    volume = np.array([np.nan, -1000.0, 0.0, 40.0], np.float32).reshape(1, 2, 2)
+    sitk.WriteImage(sitk.GetImageFromArray(volume), str(tmp_path / f"a{ending}"))
+    scaled, note = rescale(sitk.GetArrayFromImage(read_volume(tmp_path / f"a{ending}")), "CT", None)
+    assert scaled.ravel().tolist() == [0, 0, 102, pytest.approx(127.5, abs=0.5)]
+    assert "1 voxels that are no finite number count as the least" in note
 
 
 @pytest.mark.parametrize("value", [-7, 0, 3000])
