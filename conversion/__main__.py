@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from conversion.case_file import read_ids, read_result, write_case
 from conversion.masks import read_labels, renumber, restore_ids
+from conversion.prompts import with_negative_values
 from conversion.source import Source, add_options, read_source
 from conversion.volume import ConversionError, check_mask_name, read_volume, write_mask
 from evaluation.simulated_user import box_from_mask
@@ -19,7 +20,7 @@ from inference.case import Box, ObjectPrompts
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; errors of use end it with one line and exit code 2."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(with_negative_values(sys.argv[1:] if arguments is None else arguments))
     try:
         options.action(options)
     except (ConversionError, OSError) as error:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from conversion.masks import restore_ids
 from conversion.preview import write_preview
+from conversion.prompts import with_negative_values
 from conversion.source import Source, add_options, read_source
 from conversion.volume import ConversionError, check_mask_can_be_written, check_mask_name, write_mask
 from inference.__main__ import add_network_options
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--preview", type=Path, metavar="PNG", help="picture to write: three planes an object")
     add_network_options(parser)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(with_negative_values(arguments))
     try:
         return _segment(options)
     except (ConversionError, CheckpointError, OSError) as error:
