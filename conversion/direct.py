@@ -6,6 +6,7 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -13,15 +14,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from conversion.masks import restore_ids
-from conversion.preview import write_preview
 from conversion.prompts import with_negative_values
 from conversion.source import Source, add_options, read_source
 from conversion.volume import ConversionError, check_mask_can_be_written, check_mask_name, write_mask
-from inference.__main__ import add_network_options
 from inference.case import MAX_OBJECTS, Case
-from inference.checkpoint import CheckpointError
 from inference.deadline import Deadline
-from inference.segmenter import Segmenter, load_segmenter, segment_case
+from inference.options import add_network_options
+
+if TYPE_CHECKING:
+    from inference.segmenter import Segmenter
 
 NO_HURRY = 24 * 3600.0
 """Seconds. The challenge's limit is not a person's."""
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(with_negative_values(arguments))
     try:
         return _segment(options)
-    except (ConversionError, CheckpointError, OSError) as error:
+    except (ConversionError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -53,16 +54,43 @@ def _segment(options: argparse.Namespace) -> int:
     if not source.objects:
         raise ConversionError(f"{options.image}: nothing says what to segment; expected --box, --click or --previous")
     check_mask_can_be_written(options.output, source.image)
-    segmenter = load_segmenter(options.weights, options.device)
+    segmenter = _network(options.weights, options.device)
     labels = segmented(source, segmenter, options.image.name)
     _write(options.output, labels, source.image)
-    for item in source.objects:
-        print(f"object {item.label}: {int((labels == item.label).sum())} voxels")
+    _summarize(labels, source.ids)
     print(f"{options.output}: written")
     if options.preview is not None:
+        from conversion.preview import write_preview  # Matplotlib takes a second.
+
         write_preview(options.preview, source, labels)
         print(f"{options.preview}: written")
     return 1 if segmenter.failures else 0
+
+
+def _network(weights: Path, device: str) -> Segmenter:
+    # Torch takes seconds, and whatever was wrong so far has been said without it.
+    from inference.checkpoint import CheckpointError
+    from inference.segmenter import load_segmenter
+
+    try:
+        return load_segmenter(weights, device)
+    except CheckpointError as error:
+        raise ConversionError(str(error)) from error
+    except (RuntimeError, AssertionError) as error:  # Torch's words for devices: unknown, not there, or too full.
+        reason = " ".join(str(error).split())[:200]
+        raise ConversionError(
+            f"--device {device}: cannot be used ({reason}); expected auto, cpu, cuda, or cuda:N of a GPU that works"
+        ) from error
+
+
+def _summarize(labels: NDArray[np.unsignedinteger], ids: tuple[int, ...]) -> None:
+    counts = dict(zip(*np.unique(labels, return_counts=True)))
+    for label in ids:
+        if label in counts:
+            print(f"object {label}: {counts[label]} voxels")
+    empty = [str(label) for label in ids if label not in counts]
+    if empty:
+        print(f"nothing found of object(s) {', '.join(empty)}")
 
 
 def _write(path: Path, labels: NDArray[np.unsignedinteger], like: sitk.Image) -> None:
@@ -98,6 +126,8 @@ def segmented(source: Source, segmenter: Segmenter, name: str) -> NDArray[np.uns
     if not prompted:
         print(f"{name}: neither a box nor a click, so every object stays as it is")
         return source.previous
+    from inference.segmenter import segment_case
+
     labels = segment_case(
         case,
         segmenter,

@@ -249,6 +249,32 @@ class TestOneGo:
         assert "ends in .png" in refused(*start, *box, "--preview", tmp_path / "preview.svg")
         assert "no such folder" in refused(image_file, *box, "-o", tmp_path / "nowhere" / "mask.nrrd")
         assert "no such file or folder" in refused(tmp_path / "scan.dcm", *box, "-o", tmp_path / "mask.nrrd")
+        (tmp_path / "README.md").write_text("Weights")
+        assert "not readable as weights" in refused(*start, *box, "--weights", tmp_path / "README.md")
+        for device in ("gpu", "cuda:99"):
+            assert f"--device {device}: " in refused(*start, *box, "--weights", weights, "--device", device)
+
+    def test_what_is_wrong_with_the_image_is_said_before_torch_is_imported(
+        self, image_file: Path, tmp_path: Path
+    ) -> None:
+        for image, box in [(tmp_path / "none.nrrd", "1:2,1:2,1:2"), (image_file, "9:9,1:2,1:2")]:
+            program = (
+                "import runpy, sys\n"
+                f"sys.argv = ['inference', {str(image)!r}, '--box', {box!r}, '-o', {str(tmp_path / 'mask.nrrd')!r}]\n"
+                "try: runpy.run_module('inference', run_name='__main__')\n"
+                "except SystemExit as end: print(end.code, sorted({'torch', 'matplotlib'} & set(sys.modules)))"
+            )
+            finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+            assert finished.stdout.splitlines()[-1] == "2 []"
+            assert finished.stderr.startswith("error: ") and finished.stderr.count("\n") == 1
+
+    def test_objects_of_which_nothing_is_found_share_a_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        direct._summarize(np.array([[[0, 3, 3, 300]]], np.uint16), (1, 2, 3, 300))
+        assert capsys.readouterr().out.splitlines() == [
+            "object 3: 2 voxels",
+            "object 300: 1 voxels",
+            "nothing found of object(s) 1, 2",
+        ]
 
     @pytest.mark.parametrize("link", [False, True])
     def test_the_image_is_not_written_over(
