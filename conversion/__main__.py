@@ -14,7 +14,7 @@ from conversion.masks import read_labels, renumber, restore_ids
 from conversion.prompts import with_negative_values
 from conversion.source import Source, add_options, read_source
 from conversion.volume import ConversionError, check_mask_name, read_volume, write_mask
-from evaluation.simulated_user import box_from_mask
+from evaluation.modality import MODALITIES
 from inference.case import Box, ObjectPrompts
 
 
@@ -64,6 +64,12 @@ def _to_case(options: argparse.Namespace) -> None:
     if options.output.suffix != ".npz" or not options.output.parent.is_dir():
         raise ConversionError(f"{options.output}: expected a name that ends in .npz, in a folder that exists")
     source = read_source(options)
+    named = options.output.name.split("_")[0]
+    if source.modality in MODALITIES and named in MODALITIES and named != source.modality:
+        raise ConversionError(
+            f"{options.output}: is named {named}, but the image is {source.modality}; the evaluation goes by the name, "
+            f"so {source.modality}_….npz is expected"
+        )
     ids, source = source.ids, source.renumbered()
     truth, objects = None, source.objects
     if options.mask is not None:
@@ -91,6 +97,8 @@ def _with_truth(path: Path, source: Source) -> tuple[NDArray[np.uint8], tuple[Ob
                 f"{path}: {len(ids)} label(s) for {len(source.objects)} object(s) with prompts; expected as many"
             )
         return truth, source.objects, ids
+    from evaluation.simulated_user import box_from_mask  # Its libraries take a second.
+
     random = np.random.default_rng(0)
     boxes = [_box(box_from_mask(truth == label, random)) for label in range(1, len(ids) + 1)]
     return truth, tuple(ObjectPrompts(label, box) for label, box in enumerate(boxes, start=1)), ids

@@ -14,6 +14,7 @@ from conversion.intensities import CT_WINDOWS, rescale
 from conversion.masks import read_labels, renumber
 from conversion.prompts import BOX_HELP, CLICK_HELP, read_prompts
 from conversion.volume import ConversionError, modality, read_volume
+from evaluation.modality import MODALITIES
 from inference.case import ObjectPrompts
 
 COORDINATES = """\
@@ -37,12 +38,14 @@ class Source:
         volume: (D, H, W), [0, 255].
         objects: labels ascending, those of the previous mask and those that were prompted; none if nothing was said.
         previous: (D, H, W) label map of an earlier run, of any labels, or None.
+        modality: as the options or DICOM name it, or None.
     """
 
     image: sitk.Image
     volume: NDArray
     objects: tuple[ObjectPrompts, ...]
     previous: NDArray[np.unsignedinteger] | None
+    modality: str | None = None
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -76,7 +79,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--modality",
-        choices=("CT", "MR", "PET", "US", "Microscopy"),
+        type=modality_name,
+        metavar="CT|MR|PET|US|Microscopy",
         help="what the image is; CT gets a window, all others are clipped at percentiles 0.5 and 99.5 "
         "(default: what DICOM says)",
     )
@@ -101,6 +105,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def modality_name(text: str) -> str:
+    """What people and DICOM call a modality -> what the challenge calls it."""
+    names = {name.lower(): name for name in MODALITIES}
+    names |= {"mri": "MR", "pt": "PET", "ultrasound": "US", "em": "Microscopy", "sm": "Microscopy"}
+    if text.lower() not in names:
+        raise argparse.ArgumentTypeError(f"{text}: no such modality; expected one of {', '.join(MODALITIES)}")
+    return names[text.lower()]
+
+
 def read_source(options: argparse.Namespace) -> Source:
     """Reads what the options name, and says how intensities were brought to [0, 255].
 
@@ -109,6 +122,8 @@ def read_source(options: argparse.Namespace) -> Source:
     """
     image = read_volume(options.image, options.series)
     kind = options.modality or modality(image)
+    if kind == "PT":
+        kind = "PET"
     previous, known = (None, ()) if options.previous is None else read_labels(options.previous, image)
     said = options.box or options.click or known
     objects = read_prompts(options.box, options.click, image, known) if said else ()
@@ -120,4 +135,4 @@ def read_source(options: argparse.Namespace) -> Source:
     print(f"{options.image.name}: {note}")
     if kind is None and options.window is None and raw.min() < -500:
         print(f"{options.image.name}: values down to {raw.min():g} look like CT; if it is one, say --modality CT")
-    return Source(image, volume, objects, previous)
+    return Source(image, volume, objects, previous, kind)

@@ -130,6 +130,18 @@ class TestToCase:
         _, elsewhere, _ = labelled(tmp_path, place())
         assert "lies elsewhere than the image" in self.refused(capsys, *start, "--mask", elsewhere)
 
+    @pytest.mark.parametrize("said", ["CT", "ct", "MRI", "PT", "pet", "ultrasound"])
+    def test_modalities_as_people_call_them(self, said: str, image_file: Path, tmp_path: Path) -> None:
+        arguments = ["--modality", said, "--box", "1:2,1:2,1:2"]
+        assert main(["to-case", str(image_file), "-o", str(tmp_path / "case.npz"), *arguments]) == 0
+
+    def test_a_name_of_another_modality(
+        self, image_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        start = ("to-case", image_file, "-o", tmp_path / "PET_x.npz", "--box", "1:2,1:2,1:2")
+        assert "is named PET, but the image is MR" in refusal(capsys, *start, "--modality", "MR")
+        assert main([*map(str, start), "--modality", "PT"]) == 0
+
     def test_as_many_labels_as_prompted_objects(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         scan, truth, _ = labelled(tmp_path, place())
         arguments = ("to-case", scan, "-o", tmp_path / "case.npz", "--mask", truth, "--box", "1:2,1:2,1:2")
