@@ -15,7 +15,7 @@ from conversion.prompts import with_negative_values
 from conversion.source import Source, add_options, read_source
 from conversion.volume import ConversionError, check_mask_name, read_volume, write_mask
 from evaluation.modality import MODALITIES
-from inference.case import Box, ObjectPrompts
+from inference.case import Box, Case, CaseError, ObjectPrompts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(with_negative_values(sys.argv[1:] if arguments is None else arguments))
     try:
         options.action(options)
-    except (ConversionError, OSError) as error:
+    except (ConversionError, CaseError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -57,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, required=True, metavar="MASK", help="label map to write: .nii.gz, .nrrd or .mha"
     )
     from_case.set_defaults(action=_from_case)
+
+    view = actions.add_parser("view", help="make one HTML page of an image, with a mask and with prompts over it")
+    add_options(view)
+    view.add_argument("mask", type=Path, nargs="?", metavar="MASK", help="label map to show")
+    view.add_argument("-o", "--output", type=Path, metavar="PAGE.html", help="page (default: the image's name, here)")
+    view.set_defaults(action=_view)
     return parser
 
 
@@ -132,6 +138,26 @@ def _from_case(options: argparse.Namespace) -> None:
     write_mask(options.output, labels, image)
     present = ", ".join(str(label) for label in np.unique(labels) if label) or "none"
     print(f"{options.output}: labels {present}")
+
+
+def _view(options: argparse.Namespace) -> None:
+    from evaluation.view import Layer, write_view  # What makes pictures takes a second.
+
+    page = options.output or Path(f"{options.image.resolve().name.split('.')[0]}.html")
+    source = read_source(options)
+    layers = []
+    if options.mask is not None:
+        labels, ids = read_labels(options.mask, source.image)
+        if labels.dtype != np.uint8:
+            print(f"{options.mask.name}: labels {', '.join(map(str, ids))} are shown as 1 to {len(ids)}")
+            labels = renumber(labels, ids)
+        layers.append(Layer("result", labels))
+    if source.previous is not None:
+        source = source if source.previous.dtype == np.uint8 else source.renumbered()
+        layers.append(Layer("previous", source.previous))
+    case = Case(options.image.name, source.volume, source.spacing, source.objects, source.previous)
+    size = write_view(page, case, layers)
+    print(f"{page}: {size / 1e6:.1f} MB; open it in a browser")
 
 
 if __name__ == "__main__":
