@@ -19,12 +19,16 @@ from inference.case import ObjectPrompts
 
 COORDINATES = """\
 coordinates:
-  Voxels are counted from 0 in array order, z,y,x; both ends belong to a box:
+  Voxels are counted from 0 in array order, z,y,x; both ends belong to a box; fractions are rounded:
     --box 10:20,30:60,40:80 --click 15,45,60
   Millimetres of patient space name their axes. L, P and S grow to the patient's left, posterior and superior,
-  as ITK and DICOM have it; R, A and I are the same axes from the other side, as 3D Slicer has it:
+  as ITK and DICOM have it; R, A and I are the same axes from the other side:
     --box L=-20:10,P=5:40,S=-90:-60 --click R=5,A=-20,S=-75
-  The n-th --box is object n. A click is object 1's and lies in it, unless it says otherwise:
+  3D Slicer shows R, A and S:            --click "R 5, A -20, S -75"
+  napari shows (z, y, x) from 0:         --click "(15.2, 45.0, 60.1)"
+  ITK-SNAP shows x, y, z from 1: take 1 from each, and type them in the order z,y,x
+  The n-th --box is object n. A click is that of the only object, else object 1's, and lies in it, unless it says
+  otherwise:
     --click bg:15,45,60 --click 2:15,45,60 --click 2:bg:15,45,60
 """
 
