@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import gdcm
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_files import ALONG, PIXEL, TURNED, phantom, positions, write_frames, write_series
-from pydicom.uid import RLELossless
 
 from conversion.volume import ConversionError, modality, read_volume
 
@@ -81,12 +81,23 @@ class TestValues:
         write_series(tmp_path, phantom(), positions(6), PhotometricInterpretation="MONOCHROME1", RescaleIntercept=-100)
         np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path)), phantom().astype(int) - 100)
 
-    def test_compressed(self, tmp_path: Path) -> None:
-        for path in write_series(tmp_path, phantom(), positions(6)):
-            dataset = pydicom.dcmread(path)
-            dataset.compress(RLELossless, generate_instance_uid=False)
-            dataset.save_as(path)
-        assert_lies(read_volume(tmp_path), phantom(), positions(6))
+    @pytest.mark.parametrize("name", ["RLELossless", "JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless"])
+    def test_compressed(self, name: str, tmp_path: Path) -> None:
+        syntax = gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, name))
+        values = np.tile(phantom(), (1, 8, 8))  # JPEG 2000 has a least size.
+        for path in write_series(tmp_path, values, positions(6)):
+            reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+            reader.SetFileName(str(path))
+            assert reader.Read()
+            change.SetTransferSyntax(syntax)
+            change.SetInput(reader.GetImage())
+            assert change.Change()
+            writer.SetFileName(str(path))
+            writer.SetFile(reader.GetFile())
+            writer.SetImage(change.GetOutput())
+            assert writer.Write()
+            assert pydicom.dcmread(path).file_meta.TransferSyntaxUID.is_compressed
+        assert_lies(read_volume(tmp_path), values, positions(6))
 
 
 class TestNearlyAVolume:
