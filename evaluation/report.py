@@ -105,6 +105,8 @@ def _pictures(folder: ResultsFolder, contestant: Measured, cases: Path, truths: 
         for rank, result in best_and_worst([item for item in shown if item.modality == modality]):
             try:
                 case = read_evaluation_case(cases / result.case, truths)
+                if not result.is_of((case if result.has_boxes else without_boxes(case)).checksum):
+                    raise CaseError(f"{result.case}: is another file than was measured; evaluate it again")
                 drawn = draw_case(
                     case if result.has_boxes else without_boxes(case), result, folder.read_segmentations(result)
                 )
