@@ -20,7 +20,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels import apply_modality_lut
-from pydicom.uid import generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from conversion.errors import ConversionError
 from conversion.file_types import MODALITY, is_dicom
@@ -150,6 +150,9 @@ def _read(path: Path) -> FileDataset:
     """A file with its pixels decoded, of one grey value each."""
     try:
         dataset = pydicom.dcmread(path, force=True)
+        if "TransferSyntaxUID" not in dataset.file_meta:  # A file without a preamble: as it was found to be written.
+            implicit, _ = dataset.original_encoding
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
         if dataset.get("Modality") == "SEG":
             raise ConversionError(
                 f"{path}: a DICOM SEG, whose frames are not the image's slices; expected an image, or as a mask a "

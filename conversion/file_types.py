@@ -13,11 +13,16 @@ OTHER_AFFINE = "other_affine"
 """Where an image keeps the affine, (4, 4) by rows, LPS, mm, that other programs may read of its file instead."""
 
 
+_FIRST_ELEMENTS = (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00", b"\x18\x00")
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM, with its preamble or, as old ones are, without."""
     with path.open("rb") as file:
         start = file.read(132)
-    return start[128:] == b"DICM" or start[:2] in (b"\x08\x00", b"\x02\x00")
+    # Without one, it begins with one of the first elements of group 2 or 8, whose values are short.
+    group, element = start[:2], start[2:4]
+    return start[128:] == b"DICM" or (group in (b"\x02\x00", b"\x08\x00") and element in _FIRST_ELEMENTS)
 
 
 def is_gzip(path: Path) -> bool:

@@ -100,6 +100,23 @@ class TestValues:
         assert_lies(read_volume(tmp_path), values, positions(6))
 
 
+class TestFiles:
+    def test_without_a_preamble(self, tmp_path: Path) -> None:
+        for path in write_series(tmp_path, phantom(), positions(6)):
+            dataset = pydicom.dcmread(path)
+            content = pydicom.Dataset({element.tag: element for element in dataset})
+            content.save_as(path, implicit_vr=True, little_endian=True)
+            assert path.read_bytes()[128:132] != b"DICM"
+        assert_lies(read_volume(tmp_path), phantom(), positions(6))
+
+    def test_other_files_in_the_folder_do_no_harm(self, tmp_path: Path) -> None:
+        write_series(tmp_path, phantom(), positions(6))
+        (tmp_path / "notes.txt").write_text("of a scan")
+        (tmp_path / "empty").touch()
+        (tmp_path / "binary").write_bytes(b"\x08\x00\x77\x31" + bytes(200))
+        assert_lies(read_volume(tmp_path), phantom(), positions(6))
+
+
 class TestNearlyAVolume:
     @pytest.mark.parametrize("orientation", [ALONG, TURNED], ids=["straight", "oblique"])
     def test_positions_rounded_to_a_tenth(self, orientation: list[float], tmp_path: Path) -> None:
