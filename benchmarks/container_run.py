@@ -17,7 +17,8 @@ WHOLE = "sh predict.sh"
 STAGES = {
     "container": "true",
     "and imports": 'python3 -c "import inference.__main__"',
-    "and weights": "python3 -c \"from inference.__main__ import *; load_segmenter(DEFAULT_WEIGHTS, 'auto')\"",
+    "and weights": 'python3 -c "from inference.__main__ import *; from inference.options import *; '
+    "load_segmenter(DEFAULT_WEIGHTS, 'auto')\"",
     "whole run": WHOLE,
 }
 MEMORY = (

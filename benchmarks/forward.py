@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from inference import checkpoint
-from inference.__main__ import DEFAULT_WEIGHTS
 from inference.cpu_forward import for_cpu
 from inference.network import FULL, LogOddsUNet, ResidualEncoderUNet
+from inference.options import DEFAULT_WEIGHTS
 from tests.inference.factories import peer_network
 
 PEER = "dynamic_network_architectures"

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from inference import checkpoint
-from inference.__main__ import DEFAULT_WEIGHTS
 from inference.nninteractive_export import WEIGHTS_LICENCE, export
+from inference.options import DEFAULT_WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 COUNTS = (1, 10)

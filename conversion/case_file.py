@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def write_case(
     objects: Sequence[ObjectPrompts],
     truth: NDArray[np.uint8] | None = None,
     previous: NDArray[np.uint8] | None = None,
+    ids: Sequence[int] = (),
 ) -> None:
     """Writes a case, whole or not at all.
 
@@ -31,6 +33,8 @@ def write_case(
             written.
         truth: ``gts``, (D, H, W), labels 0…K.
         previous: ``prev_pred``, (D, H, W). With clicks and none of it, the empty one that the evaluator gives.
+        ids: what the labels 1…K are called in the masks that they come from, where that is something else: kept as
+            ``label_ids``, which nothing but :func:`read_ids` reads.
 
     Raises:
         ConversionError: some objects have a box and others none.
@@ -52,6 +56,8 @@ def write_case(
         arrays["prev_pred"] = previous
     if truth is not None:
         arrays["gts"] = truth
+    if list(ids) != list(range(1, len(ids) + 1)):
+        arrays["label_ids"] = np.array(ids)
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
@@ -71,6 +77,24 @@ def read_result(path: Path) -> NDArray[np.uint8]:
             f"{path}: segs is {labels.dtype} {labels.shape}; expected a label map (D, H, W), 0 to 255"
         )
     return labels.astype(np.uint8)
+
+
+def read_ids(path: Path) -> list[int]:
+    """Reads what the labels 1…K of a case are called outside of it; empty if they are called that.
+
+    Raises:
+        ConversionError: unreadable, or no labels.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if "label_ids" not in arrays.files:
+                return []
+        ids = read_array(path, "label_ids")
+    except (CaseError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ConversionError(f"{path}: not a readable case ({error}); expected what to-case wrote") from error
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or not 1 <= len(ids) <= 255 or ids.min() < 1:
+        raise ConversionError(f"{path}: label_ids holds no labels; expected what to-case wrote")
+    return ids.tolist()
 
 
 def _box_entry(box: Box) -> dict[str, int]:

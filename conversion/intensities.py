@@ -18,6 +18,13 @@ CT_WINDOWS = {"soft": (400.0, 40.0), "lung": (1500.0, -160.0), "brain": (80.0, 4
 """Width and level in Hounsfield units, as the paper gives them."""
 
 
+FEW = 8
+"""An image of more values that a window leaves so many grey levels of is hardly one, and that is said."""
+
+MOSTLY = 0.99
+"""So is one of which this part becomes black or white."""
+
+
 @dataclass(frozen=True)
 class Window:
     """The values that become 0 and 255; what lies beyond is clipped."""
@@ -68,10 +75,10 @@ def rescale(volume: NDArray, modality: str | None, window: str | None) -> tuple[
     volume, note = _finite(volume)
     if window is None and _in_range(volume):
         unchanged = volume.astype(np.uint8) if volume.dtype.kind in "iu" else volume
-        return (
-            unchanged,
-            f"intensities {volume.min():g} to {volume.max():g}: in [0, {TOP}] already, left as they are{note}",
-        )
+        low, high = volume.min(), volume.max()
+        if low == high:
+            note += f"; every voxel is {low:g}, so nothing can be seen in it"
+        return unchanged, f"intensities {low:g} to {high:g}: in [0, {TOP}] already, left as they are{note}"
     if asked is None and window is None and modality == "CT":
         asked = Window.of(*CT_WINDOWS["soft"])
     if asked is None:
@@ -82,7 +89,23 @@ def rescale(volume: NDArray, modality: str | None, window: str | None) -> tuple[
     scaled = np.empty(volume.shape, np.uint8)
     for plane, result in zip(volume, scaled):  # Slice by slice: no copy of the volume in floating point.
         result[...] = np.rint((np.clip(plane.astype(np.float64), asked.low, asked.high) - asked.low) * scale)
+    note += _what_is_left(scaled, volume)
+    if modality == "CT" and volume.min() >= 0:
+        note += "; no value is below 0, though air is −1000 in Hounsfield units: is this CT offset by 1024?"
     return scaled, f"intensities {asked.low:g} to {asked.high:g} become 0 to {TOP}, others are clipped{note}"
+
+
+def _what_is_left(scaled: NDArray[np.uint8], volume: NDArray) -> str:
+    """What is to be said of a window that leaves little of an image; empty where it leaves enough."""
+    counts = sum(np.bincount(plane.ravel(), minlength=TOP + 1) for plane in scaled)
+    levels = int(np.count_nonzero(counts))
+    if levels == 1:
+        return f"; every voxel becomes {scaled.flat[0]}, so nothing can be seen in it: expected another window"
+    outside = (counts[0] + counts[TOP]) / scaled.size
+    few = volume.ravel()[:: max(volume.size // 10_000, 1)]
+    if (outside > MOSTLY or levels <= FEW) and len(np.unique(few)) > FEW:
+        return f"; {outside:.1%} of the voxels lie outside, {levels} grey levels are left: is this the right window?"
+    return ""
 
 
 def _in_range(volume: NDArray) -> bool:

@@ -1,16 +1,18 @@
 """Boxes and clicks as people type them.
 
-In voxels, in the order of the array, z,y,x: ``--box 10:20,30:60,40:80`` (both ends belong to the box) and
-``--click 15,45,60``. In millimetres of patient space, each axis by its name, in any order:
-``--box L=-20:10,P=5:40,S=-90:-60`` and ``--click L=-5,P=20,S=-75``. L, P and S grow to the patient's left, posterior
-and superior, as ITK and DICOM have it; R, A and I are the same axes seen from the other side, as 3D Slicer has it.
+In voxels, counted from 0 in the order of the array, z,y,x: ``--box 10:20,30:60,40:80`` (both ends belong to the box)
+and ``--click 15,45,60``; fractions are rounded, parentheses around it do not count. In millimetres of patient space,
+each axis by its name, in any order: ``--box L=-20:10,P=5:40,S=-90:-60`` and ``--click L=-5,P=20,S=-75``, or
+``"R 5, A -20, S -75"`` as 3D Slicer shows it. L, P and S grow to the patient's left, posterior and superior, as ITK and
+DICOM have it; R, A and I are the same axes seen from the other side.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -26,105 +28,139 @@ CLICK_HELP = "[OBJECT:][fg:|bg:]z,y,x in voxels, or …L=a,P=a,S=a in mm"
 
 
 def read_prompts(
-    boxes: Sequence[str], clicks: Sequence[str], image: sitk.Image, previous: int = 0
+    boxes: Sequence[str], clicks: Sequence[str], image: sitk.Image, known: Collection[int] = ()
 ) -> tuple[ObjectPrompts, ...]:
     """What was typed -> what the network reads.
 
     Args:
         boxes: one an object; the n-th is object n's.
-        clicks: in the order in which they are meant; a click without an object's number is object 1's, one without
-            ``fg`` or ``bg`` lies in the object.
+        clicks: in the order in which they are meant; one without ``fg`` or ``bg`` lies in the object. A click without
+            an object's number is that of the only object there is, else object 1's.
         image: the image that they are about.
-        previous: objects that a previous mask holds, which need no further prompt.
+        known: the labels of a previous mask: objects that need no further prompt.
 
     Returns:
-        one an object, labels 1…K, K the number of boxes, of previous objects, or the highest that a click names.
+        one an object, labels ascending: those known, of boxes, and of clicks.
 
     Raises:
-        ConversionError: not a box or a click, outside the image, or an object that nothing is said of.
+        ConversionError: not a box or a click, outside the image, of no object in particular, or an object that nothing
+            is said of.
     """
-    placed = [read_click(text, image) for text in clicks]
-    count = max([len(boxes), previous, *(label for label, _ in placed)])
-    if not 1 <= count <= MAX_OBJECTS:
-        raise ConversionError(f"{count} objects; expected 1 to {MAX_OBJECTS}, each with a --box or a --click")
+    there = sorted({*known, *range(1, len(boxes) + 1)})
+    usual = there[0] if len(there) == 1 else 1
+    placed = []
+    for text in clicks:
+        label, click = read_click(text, image)
+        if label is None and there and usual not in there:
+            raise ConversionError(
+                f"--click {text}: of which object? There are {', '.join(map(str, there))}; expected its number, as in "
+                f"{there[0]}:{text}"
+            )
+        placed.append((usual if label is None else label, click))
+    labels = sorted({*there, *(label for label, _ in placed)})
+    if not known:  # A number that is left out is a slip of the hand; those of a mask may have gaps.
+        labels = range(1, max(labels, default=0) + 1)
+    if not 1 <= len(labels) <= MAX_OBJECTS:
+        raise ConversionError(f"{len(labels)} objects; expected 1 to {MAX_OBJECTS}, each with a --box or a --click")
     objects = tuple(
         ObjectPrompts(
             label,
             read_box(boxes[label - 1], image) if label <= len(boxes) else None,
             tuple(click for number, click in placed if number == label),
         )
-        for label in range(1, count + 1)
+        for label in labels
     )
     for item in objects:
-        if item.label > previous and item.box is None and not any(click.positive for click in item.clicks):
+        if item.label not in known and item.box is None and not any(click.positive for click in item.clicks):
             raise ConversionError(f"object {item.label} has neither a box nor a foreground click; expected one of them")
     return objects
 
 
-def read_box(text: str, image: sitk.Image) -> Box:
+def read_box(text: str, image: sitk.Image, say: Callable[[str], None] = print) -> Box:
     """A box in voxels of the image (see the module's page).
 
-    In millimetres it holds every voxel that the box of patient space touches; where the image is oblique that is the
-    smallest box of voxels around it. What of it reaches outside the image is cut off.
+    Its corners may be given in either order. It holds every voxel that it touches; in millimetres, where the image is
+    oblique, that is the smallest box of voxels around it. What of it reaches outside the image is cut off, and said.
 
     Raises:
         ConversionError: not a box, or outside the image.
     """
     option = f"--box {text}"
     shape = image.GetSize()[::-1]
-    if "=" in text:
+    if _is_named(text):
         ranges = _named(option, text, _range)
-        ends = [sorted(ranges[axis]) for axis in range(3)]
-        points = [(x, y, z) for x in ends[0] for y in ends[1] for z in ends[2]]
+        points = list(itertools.product(*(ranges[axis] for axis in range(3))))
         voxels = np.array([_continuous(point, image) for point in points])
-        box = Box(_rounded(voxels.min(axis=0)), _rounded(voxels.max(axis=0))).clipped(shape)
-        if box is None:
-            raise ConversionError(f"{option}: lies outside the image, which spans {_extent(image)}")
-        return box
-    words = [re.fullmatch(r"\s*(-?\d+):(-?\d+)\s*", word) for word in text.split(",")]
-    ranges = [(int(word[1]), int(word[2])) for word in words if word is not None]
-    if len(words) != 3 or len(ranges) != 3 or any(first > last for first, last in ranges):
-        raise ConversionError(f"{option}: not a box; expected {BOX_HELP}")
-    for name, (first, last), size in zip("zyx", ranges, shape):
-        if first < 0 or last >= size:
-            raise ConversionError(
-                f"{option}: {name} {first}:{last} is not inside the image; expected 0:{size - 1} at most (z,y,x order)"
-            )
-    return Box(tuple(first for first, _ in ranges), tuple(last for _, last in ranges))
+        span = _extent(image)
+    else:
+        words = _words(text)
+        ranges = [_range(word) for word in words]
+        if len(words) != 3 or None in ranges:
+            raise ConversionError(f"{option}: not a box; expected {BOX_HELP}")
+        voxels = np.array(ranges).T
+        span = _span(shape)
+    box = Box(_rounded(voxels.min(axis=0)), _rounded(voxels.max(axis=0)))
+    clipped = box.clipped(shape)
+    if clipped is None:
+        raise ConversionError(f"{option}: lies outside the image, which spans {span}")
+    if clipped != box:
+        kept = ",".join(f"{lower}:{upper}" for lower, upper in zip(clipped.lower, clipped.upper))
+        say(f"{option}: reaches outside the image, which spans {span}; {kept} (z,y,x) is taken of it")
+    return clipped
 
 
-def read_click(text: str, image: sitk.Image) -> tuple[int, Click]:
-    """The number of the object, and the click in voxels of the image (see the module's page).
+def read_click(text: str, image: sitk.Image) -> tuple[int | None, Click]:
+    """The number of the object, if it is named, and the click in voxels of the image (see the module's page).
 
     Raises:
         ConversionError: not a click, or outside the image.
     """
     option = f"--click {text}"
-    label, kind, place = re.fullmatch(r"(?:(\d+):)?(?:(fg|bg):)?(.*)", text).groups()
-    label = int(label or 1)
-    if not 1 <= label <= MAX_OBJECTS:
-        raise ConversionError(f"{option}: no object {label}; expected 1 to {MAX_OBJECTS}")
+    label, kind, place = re.fullmatch(r"\s*(?:(\d+):)?(?:(fg|bg):)?(.*)", text, re.DOTALL).groups()
+    label = None if label is None else int(label)
+    if label == 0:
+        raise ConversionError(f"{option}: no object 0, which is the background; expected 1 or more")
     shape = image.GetSize()[::-1]
-    if "=" in place:
+    if _is_named(place):
         millimetres = _named(option, place, _number)
         position = _rounded(_continuous(tuple(millimetres[axis][0] for axis in range(3)), image))
         span = _extent(image)
     else:
-        words = place.split(",")
-        if len(words) != 3 or not all(re.fullmatch(r"\s*-?\d+\s*", word) for word in words):
+        numbers = [_number(word) for word in _words(place)]
+        if len(numbers) != 3 or None in numbers:
             raise ConversionError(f"{option}: not a click; expected {CLICK_HELP}")
-        position = tuple(int(word) for word in words)
-        span = ", ".join(f"{name} 0 to {n - 1}" for name, n in zip("zyx", shape))
+        position = _rounded(np.concatenate(numbers))
+        span = _span(shape)
     if not all(0 <= v < n for v, n in zip(position, shape)):
         raise ConversionError(f"{option}: lies outside the image, which spans {span}")
     return label, Click(position, positive=kind != "bg")
 
 
+def with_negative_values(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which ``--click -5,3,4`` is ``--click=-5,3,4``: argparse takes its minus for an option's."""
+    joined: list[str] = []
+    for word in arguments:
+        if joined and joined[-1] in ("--click", "--box") and re.match(r"-[\d.]", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _is_named(text: str) -> bool:
+    return "=" in text or re.search(r"\b[LRPAIS][\s:]*[-+.]*\d", text, re.IGNORECASE) is not None
+
+
+def _words(text: str) -> list[str]:
+    """What stands between commas or spaces; parentheses around it, as napari and numpy write them, do not count."""
+    return re.split(r"\s*,\s*|\s+", text.strip().strip("()[]").strip())
+
+
 def _named(option: str, text: str, read: Callable[[str], tuple[float, ...] | None]) -> dict[int, tuple[float, ...]]:
     """Axis of patient space -> the numbers that ``read`` finds after its name, with its sign."""
     found = {}
-    for word in text.split(","):
-        name, _, value = word.strip().partition("=")
+    for word in text.strip().strip("()[]").split(","):
+        name, value = re.fullmatch(r"\s*([^=:\s]*)\s*[=:\s]?\s*(.*?)\s*", word, re.DOTALL).groups()
         axis, sign = AXES.get(name.upper(), (None, 0))
         numbers = read(value)
         if axis is None or numbers is None or axis in found:
@@ -159,6 +195,10 @@ def _continuous(point: tuple[float, float, float], image: sitk.Image) -> np.ndar
 
 def _rounded(position: np.ndarray) -> Voxel:
     return tuple(math.floor(v + 0.5) for v in position)
+
+
+def _span(shape: tuple[int, ...]) -> str:
+    return ", ".join(f"{name} 0 to {n - 1}" for name, n in zip("zyx", shape))
 
 
 def _extent(image: sitk.Image) -> str:

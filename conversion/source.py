@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +11,24 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from conversion.intensities import CT_WINDOWS, rescale
-from conversion.masks import read_labels
+from conversion.masks import read_labels, renumber
 from conversion.prompts import BOX_HELP, CLICK_HELP, read_prompts
 from conversion.volume import ConversionError, modality, read_volume
+from evaluation.modality import MODALITIES
 from inference.case import ObjectPrompts
 
 COORDINATES = """\
 coordinates:
-  Voxels are counted from 0 in array order, z,y,x; both ends belong to a box:
+  Voxels are counted from 0 in array order, z,y,x; both ends belong to a box; fractions are rounded:
     --box 10:20,30:60,40:80 --click 15,45,60
   Millimetres of patient space name their axes. L, P and S grow to the patient's left, posterior and superior,
-  as ITK and DICOM have it; R, A and I are the same axes from the other side, as 3D Slicer has it:
+  as ITK and DICOM have it; R, A and I are the same axes from the other side:
     --box L=-20:10,P=5:40,S=-90:-60 --click R=5,A=-20,S=-75
-  The n-th --box is object n. A click is object 1's and lies in it, unless it says otherwise:
+  3D Slicer shows R, A and S:            --click "R 5, A -20, S -75"
+  napari shows (z, y, x) from 0:         --click "(15.2, 45.0, 60.1)"
+  ITK-SNAP shows x, y, z from 1: take 1 from each, and type them in the order z,y,x
+  The n-th --box is object n. A click is that of the only object, else object 1's, and lies in it, unless it says
+  otherwise:
     --click bg:15,45,60 --click 2:15,45,60 --click 2:bg:15,45,60
 """
 
@@ -35,19 +40,32 @@ class Source:
     Args:
         image: as it was read: its geometry is the result's.
         volume: (D, H, W), [0, 255].
-        objects: labels 1…K; none if nothing was said.
-        previous: (D, H, W) label map of an earlier run, or None.
+        objects: labels ascending, those of the previous mask and those that were prompted; none if nothing was said.
+        previous: (D, H, W) label map of an earlier run, of any labels, or None.
+        modality: as the options or DICOM name it, or None.
     """
 
     image: sitk.Image
     volume: NDArray
     objects: tuple[ObjectPrompts, ...]
-    previous: NDArray[np.uint8] | None
+    previous: NDArray[np.unsignedinteger] | None
+    modality: str | None = None
 
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Millimetres along z, y, x."""
         return self.image.GetSpacing()[::-1]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The objects' labels, as people know them."""
+        return tuple(item.label for item in self.objects)
+
+    def renumbered(self) -> Source:
+        """The same with labels 1…K, in the previous mask too (:func:`conversion.masks.restore_ids` is the way back)."""
+        objects = tuple(replace(item, label=index) for index, item in enumerate(self.objects, start=1))
+        previous = None if self.previous is None else renumber(self.previous, self.ids)
+        return replace(self, objects=objects, previous=previous)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -57,11 +75,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "image",
         type=Path,
         metavar="IMAGE",
-        help="NIfTI, NRRD, MHA, …; a folder of one DICOM series; or any one slice of a series",
+        help="NIfTI, NRRD, MHA, …; a folder with DICOM series, in it or in folders in it; any one slice of a series; "
+        "or a DICOM file of many frames",
+    )
+    parser.add_argument(
+        "--series", type=int, metavar="N", help="which DICOM series, where the folder holds several: they are listed"
     )
     parser.add_argument(
         "--modality",
-        choices=("CT", "MR", "PET", "US", "Microscopy"),
+        type=modality_name,
+        metavar="CT|MR|PET|US|Microscopy",
         help="what the image is; CT gets a window, all others are clipped at percentiles 0.5 and 99.5 "
         "(default: what DICOM says)",
     )
@@ -86,16 +109,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def modality_name(text: str) -> str:
+    """What people and DICOM call a modality -> what the challenge calls it."""
+    names = {name.lower(): name for name in MODALITIES}
+    names |= {"mri": "MR", "pt": "PET", "ultrasound": "US", "em": "Microscopy", "sm": "Microscopy"}
+    if text.lower() not in names:
+        raise argparse.ArgumentTypeError(f"{text}: no such modality; expected one of {', '.join(MODALITIES)}")
+    return names[text.lower()]
+
+
 def read_source(options: argparse.Namespace) -> Source:
     """Reads what the options name, and says how intensities were brought to [0, 255].
 
     Raises:
         ConversionError: an image, a mask or an option that cannot be used.
     """
-    image = read_volume(options.image)
-    kind = options.modality or modality(options.image)
-    previous = None if options.previous is None else read_labels(options.previous, image)
-    known = 0 if previous is None else int(previous.max())
+    image = read_volume(options.image, options.series)
+    kind = options.modality or modality(image)
+    if kind == "PT":
+        kind = "PET"
+    previous, known = (None, ()) if options.previous is None else read_labels(options.previous, image)
     said = options.box or options.click or known
     objects = read_prompts(options.box, options.click, image, known) if said else ()
     raw = sitk.GetArrayViewFromImage(image)
@@ -106,4 +139,4 @@ def read_source(options: argparse.Namespace) -> Source:
     print(f"{options.image.name}: {note}")
     if kind is None and options.window is None and raw.min() < -500:
         print(f"{options.image.name}: values down to {raw.min():g} look like CT; if it is one, say --modality CT")
-    return Source(image, volume, objects, previous)
+    return Source(image, volume, objects, previous, kind)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,35 +16,48 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from conversion.errors import ConversionError
+from conversion.file_types import MODALITY, OTHER_AFFINE, is_dicom, is_nifti
+
 MASK_FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Formats that keep voxels and geometry in one file."""
 
-SAME_PLACE = 0.01
+_READERS = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO"}
+"""ITK finds them by a name's end in small letters only."""
+
+SAME_PLACE = 0.005
 """Two grids are the same if no corner is further apart than this part of a voxel: files round their headers."""
 
-EVEN = 0.05
-"""Slices of a DICOM series are evenly spaced if no gap differs from the usual one by more than this part of it."""
-
-_SERIES, _MODALITY, _POSITION, _ORIENTATION = "0020|000e", "0008|0060", "0020|0032", "0020|0037"
+NEARLY = 0.05
+"""Up to this part of a voxel a mask is taken to be the image's as well, and it is said."""
 
 
-class ConversionError(ValueError):
-    """A file or an option that cannot be used; the message is one line: which, what is wrong, what is expected."""
-
-
-def read_volume(path: Path) -> sitk.Image:
+def read_volume(path: Path, series: int | None = None, say: Callable[[str], None] = print) -> sitk.Image:
     """Reads a 3D image of one value a voxel.
 
     Args:
-        path: a file of any format that SimpleITK knows, a folder with the slices of one DICOM series, or one slice of
-            a series where the folder holds several.
+        path: a file of any format that SimpleITK knows, or DICOM as :func:`conversion.dicom.read_dicom` takes it.
+        series: which DICOM series of a folder of several.
+        say: takes a line about what was found and does no harm.
 
     Raises:
         ConversionError: missing, unreadable, not 3D, several values a voxel, or without a usable geometry.
     """
     if not path.exists():
         raise ConversionError(f"{path}: no such file or folder; expected an image")
-    image = _read_series(path) if _is_series(path) else _read_file(path)
+    # Each reader when it is needed: all of them take seconds to be imported.
+    if path.is_dir() or is_dicom(path):
+        from conversion.dicom import read_dicom
+
+        image = read_dicom(path, series, say)
+    elif series is not None:
+        raise ConversionError(f"{path}: not DICOM; expected --series with a folder of several series only")
+    elif is_nifti(path):
+        from conversion.nifti import read_nifti
+
+        image = read_nifti(path, say)
+    else:
+        image = _read_file(path)
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]  # Many programs store a single volume as the first of a series.
     if image.GetDimension() != 3:
@@ -61,29 +74,45 @@ def read_volume(path: Path) -> sitk.Image:
     return image
 
 
-def modality(path: Path) -> str | None:
-    """The modality that a DICOM file or series says it has; None for other formats."""
-    files = _dicom_files(path) if path.is_dir() else [path]
-    return _tags(files[0]).get(_MODALITY) if files else None
+def modality(image: sitk.Image) -> str | None:
+    """The modality that DICOM says an image has; None for other formats."""
+    return (image.GetMetaData(MODALITY) or None) if image.HasMetaDataKey(MODALITY) else None
 
 
-def check_same_grid(path: Path, mask: sitk.Image, image: sitk.Image) -> None:
+def check_same_grid(path: Path, mask: sitk.Image, image: sitk.Image, say: Callable[[str], None] = print) -> None:
     """Checks that a mask's voxels are the image's.
 
     Args:
         path: the mask's file, for the message.
+        say: takes a line about a difference that is small enough to be let pass.
 
     Raises:
         ConversionError: they are others; it says in what.
     """
     if mask.GetSize() != image.GetSize():
         raise ConversionError(f"{path}: is {_size(mask)} voxels; expected the image's {_size(image)} (x×y×z)")
-    apart = np.abs(corners(mask) - corners(image)).max() / min(image.GetSpacing())
-    if not apart <= SAME_PLACE:
+    ends = corners(mask)
+    apart = np.abs(ends - corners(image)).max() / min(image.GetSpacing())
+    if apart <= SAME_PLACE:
+        return
+    if apart <= NEARLY:
+        say(f"{path.name}: lies {apart:.2g} voxels off the image, which is taken for rounding")
+    elif _lies_as_others_read(ends, image):
+        say(f"{path.name}: lies where ITK has the image (3D Slicer, ITK-SNAP), which is where it is taken to lie")
+    else:
         raise ConversionError(
             f"{path}: lies elsewhere than the image (a corner is {apart:.2g} voxels off); expected the same origin, "
             "spacing and direction: resample it onto the image, or save it from the same program again"
         )
+
+
+def _lies_as_others_read(ends: NDArray[np.float64], image: sitk.Image) -> bool:
+    if not image.HasMetaDataKey(OTHER_AFFINE):
+        return False
+    affine = np.array(image.GetMetaData(OTHER_AFFINE).split(), float).reshape(4, 4)
+    x, y, z = image.GetSize()
+    voxels = np.array([(i, j, k, 1) for i in (0, x - 1) for j in (0, y - 1) for k in (0, z - 1)])
+    return bool(np.abs((voxels @ affine.T)[:, :3] - ends).max() <= NEARLY * min(image.GetSpacing()))
 
 
 def corners(image: sitk.Image) -> NDArray[np.float64]:
@@ -92,19 +121,41 @@ def corners(image: sitk.Image) -> NDArray[np.float64]:
     return np.array([image.TransformIndexToPhysicalPoint((x, y, z)) for x in ends[0] for y in ends[1] for z in ends[2]])
 
 
-def check_mask_name(path: Path) -> None:
-    """Checks, before any work is done, that a mask can be written to ``path``.
+def check_mask_name(path: Path, *inputs: Path) -> None:
+    """Checks, before any work is done, that a mask may be written to ``path``.
+
+    Args:
+        inputs: files and folders that must not be written over.
 
     Raises:
-        ConversionError: an unknown ending, or no such folder.
+        ConversionError: an unknown ending, no such folder, or one of the inputs.
     """
     if not path.name.lower().endswith(MASK_FORMATS):
         raise ConversionError(f"{path}: unknown ending; expected one of {', '.join(MASK_FORMATS)}")
     if not path.parent.is_dir():
         raise ConversionError(f"{path.parent}: no such folder; expected one to write {path.name} to")
+    if path.is_dir():
+        raise ConversionError(f"{path}: is a folder; expected the name of a file to write")
+    if path.exists() and any(path.samefile(other) for other in inputs if other.exists()):
+        raise ConversionError(f"{path}: is the image itself, which the mask would replace; expected another name")
 
 
-def write_mask(path: Path, labels: NDArray[np.uint8], like: sitk.Image) -> None:
+def check_mask_can_be_written(path: Path, like: sitk.Image) -> None:
+    """Checks it by writing an empty mask beside it, which is removed again.
+
+    Raises:
+        ConversionError: the folder cannot be written, or the format cannot hold the image's directions.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
+            write_mask(Path(folder) / path.name, np.zeros(like.GetSize()[::-1], np.uint8), like)
+    except OSError as error:
+        raise ConversionError(f"{path}: cannot be written ({error.strerror}); expected another folder") from error
+    except ConversionError as error:
+        raise ConversionError(str(error).replace(f"{folder}/", f"{path.parent}/")) from error
+
+
+def write_mask(path: Path, labels: NDArray[np.unsignedinteger], like: sitk.Image) -> None:
     """Writes a label map where ``like`` lies, whole or not at all, compressed.
 
     Args:
@@ -121,111 +172,46 @@ def write_mask(path: Path, labels: NDArray[np.uint8], like: sitk.Image) -> None:
         raise ConversionError(
             f"{path}: the label map is {labels.shape}; expected {expected} (z, y, x), the image's shape"
         )
-    mask = sitk.GetImageFromArray(labels)
-    mask.CopyInformation(like)
-    # SimpleITK takes the format from the name, so the unfinished file has the same name in a folder of its own.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
-        unfinished = Path(folder) / path.name
+        # A plain name: SimpleITK takes the format from it, and knows neither capitals nor several endings.
+        unfinished = Path(folder) / f"mask{next(e for e in MASK_FORMATS if path.name.lower().endswith(e))}"
         try:
-            with _quiet():
-                sitk.WriteImage(mask, str(unfinished), useCompression=not path.name.lower().endswith(".nii"))
-                written = sitk.ReadImage(str(unfinished))
-        except RuntimeError as error:
-            raise ConversionError(f"{path}: cannot be written ({_reason(error)})") from error
-        try:
-            check_same_grid(path, written, like)
+            _write(unfinished, labels, like)
+            check_same_grid(path, read_volume(unfinished, say=_ignore), like, _ignore)
         except ConversionError:
             raise ConversionError(
                 f"{path}: this format cannot hold the image's directions (they are not at right angles); "
                 "expected .nrrd or .mha"
             ) from None
+        except RuntimeError as error:
+            raise ConversionError(f"{path}: cannot be written ({_reason(error)})") from error
         unfinished.chmod(0o644)
         unfinished.replace(path)
 
 
-def _is_series(path: Path) -> bool:
-    """Whether a path is a folder, or a slice of a DICOM series; a DICOM file of many frames is a volume by itself."""
-    if path.is_dir():
-        return True
-    tags = _tags(path)
-    return _SERIES in tags and tags.get("0028|0008", "1").strip() in ("", "1")
+def _write(path: Path, labels: NDArray[np.unsignedinteger], like: sitk.Image) -> None:
+    if path.name.endswith((".nii", ".nii.gz")):
+        from conversion.nifti import write_nifti
+
+        return write_nifti(path, labels, like)
+    mask = sitk.GetImageFromArray(labels)
+    mask.SetOrigin(like.GetOrigin())
+    mask.SetSpacing(like.GetSpacing())
+    mask.SetDirection(like.GetDirection())
+    with _quiet():
+        sitk.WriteImage(mask, str(path), useCompression=True)
+
+
+def _ignore(_: str) -> None:
+    """For what a reader says of a file that we wrote: it has been said of the image."""
 
 
 def _read_file(path: Path) -> sitk.Image:
-    if _tags(path).get(_MODALITY) == "SEG":
-        raise ConversionError(
-            f"{path}: a DICOM SEG, whose frames are not the image's slices; expected a label map, for example what "
-            "dcmqi's segimage2itkimage makes of it"
-        )
-    try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise ConversionError(_unreadable(path, error)) from error
-
-
-def _read_series(path: Path) -> sitk.Image:
-    files = _dicom_files(path)
-    slices = [_tags(Path(file)) for file in files]
-    if all(_POSITION in tags and _ORIENTATION in tags for tags in slices):
-        _check_evenly_spaced(path, slices)
-    elif len(files) > 1:
-        raise ConversionError(f"{path}: its slices do not say where they lie; expected ImagePositionPatient in each")
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(file) for file in files])
-    try:
-        return reader.Execute()
-    except RuntimeError as error:
-        raise ConversionError(_unreadable(path, error)) from error
-
-
-def _dicom_files(path: Path) -> list[Path]:
-    """The slices of a series in their order: that of the given slice, or the only one of the given folder."""
-    folder = path if path.is_dir() else path.parent
     with _quiet():
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        if path.is_dir():
-            if not series:
-                raise ConversionError(f"{folder}: no DICOM slices in it; expected a folder of one series, or a file")
-            if len(series) > 1:
-                raise ConversionError(
-                    f"{folder}: holds {len(series)} DICOM series; expected one: give any slice of the one you mean"
-                )
-            wanted = series[0]
-        else:
-            wanted = _tags(path)[_SERIES].strip("\0 ")
-        return [Path(file) for file in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), wanted)]
-
-
-def _check_evenly_spaced(path: Path, slices: list[dict[str, str]]) -> None:
-    positions = np.array([[float(v) for v in tags[_POSITION].split("\\")] for tags in slices])
-    rows = np.array([[float(v) for v in tags[_ORIENTATION].split("\\")] for tags in slices])
-    if np.abs(rows - rows[0]).max() > 1e-3:
-        raise ConversionError(f"{path}: its slices are not parallel (a localizer?); expected a stack of slices")
-    normal = np.cross(rows[0, :3], rows[0, 3:])
-    gaps = np.diff(np.sort(positions @ normal))
-    if gaps.size == 0:
-        return
-    usual = float(np.median(gaps))
-    if (gaps < EVEN * usual).any() or usual == 0:
-        raise ConversionError(f"{path}: several slices lie in the same place (a 4D series?); expected a single volume")
-    if np.abs(gaps - usual).max() > EVEN * usual:
-        raise ConversionError(
-            f"{path}: its slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart, so one may be missing; "
-            "expected even gaps"
-        )
-
-
-def _tags(path: Path) -> dict[str, str]:
-    """The metadata of a DICOM file; empty for what is none."""
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    try:
-        with _quiet():
-            reader.ReadImageInformation()
-    except RuntimeError:
-        return {}  # Not DICOM: whether it is anything else is for the reader of files to say.
-    return {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}
+        try:
+            return sitk.ReadImage(str(path), imageIO=_READERS.get(path.suffix.lower(), ""))
+        except RuntimeError as error:
+            raise ConversionError(_unreadable(path, error)) from error
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Cases to evaluate, and the input file that the organizers make of one for every run."""
 
+import hashlib
 import io
 import zipfile
 from collections.abc import Sequence
@@ -49,6 +50,15 @@ class EvaluationCase:
     @property
     def classes(self) -> int:
         return len(object_labels(self.truth))
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of what results are measured on: image, spacing, boxes and truth."""
+        digest = hashlib.sha256(f"{self.truth.shape} {self.truth.dtype}".encode())
+        for key in sorted(self.stored):
+            digest.update(self.stored[key])
+        digest.update(np.ascontiguousarray(self.truth))
+        return digest.hexdigest()
 
 
 def list_cases(*folders: Path) -> list[Path]:

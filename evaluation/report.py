@@ -115,6 +115,8 @@ def _pictures(folder: ResultsFolder, contestant: Measured, cases: Sequence[Path]
             try:
                 path = next((each / result.case for each in cases if (each / result.case).exists()), None)
                 case = read_evaluation_case(path or cases[0] / result.case, truths)
+                if not result.is_of((case if result.has_boxes else without_boxes(case)).checksum):
+                    raise CaseError(f"{result.case}: is another file than was measured; evaluate it again")
                 drawn = draw_case(
                     case if result.has_boxes else without_boxes(case), result, folder.read_segmentations(result)
                 )

@@ -69,6 +69,7 @@ class CaseResult:
         steps: the runs that were made, at most six with boxes and five without.
         failure: why the case counts 0 or cannot be scored, else empty.
         scorable: false if the case itself is at fault, not the contestant; it is left out of every mean.
+        measured_on: the case's checksum; empty in results from before it was kept.
     """
 
     case: str
@@ -79,6 +80,11 @@ class CaseResult:
     steps: tuple[StepResult, ...]
     failure: str = ""
     scorable: bool = True
+    measured_on: str = ""
+
+    def is_of(self, checksum: str) -> bool:
+        """Say whether it was measured on the case of this checksum, and not on one of the same name before it."""
+        return self.measured_on in ("", checksum)
 
     @property
     def modality(self) -> str:

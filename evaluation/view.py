@@ -188,9 +188,9 @@ def _script_safe(text: str) -> str:
     return text.replace("<", "\\u003c")
 
 
-def _read_layers(case_path: Path, case: Case, result: Path | None) -> Iterator[Layer]:
+def _read_layers(case_path: Path, case: Case, result: Path | None, run: int | None) -> Iterator[Layer]:
     if result is not None:
-        yield Layer("result", _labels(result, "segs", case))
+        yield Layer("result", _labels(result, "segs", case, run))
     with zipfile.ZipFile(case_path) as archive:
         has_truth = "gts.npy" in archive.namelist()
     if has_truth:
@@ -199,8 +199,15 @@ def _read_layers(case_path: Path, case: Case, result: Path | None) -> Iterator[L
         yield Layer("previous", case.previous)
 
 
-def _labels(path: Path, key: str, case: Case) -> NDArray[np.uint8]:
+def _labels(path: Path, key: str, case: Case, run: int | None = None) -> NDArray[np.uint8]:
+    """A label map of the case's shape; of those of several runs, as an evaluation leaves them, one."""
     labels = read_array(path, key)
+    if labels.ndim == 4 and labels.shape[1:] == case.image.shape:
+        if run is not None and not 1 <= run <= len(labels):
+            raise CaseError(f"{path.name}: holds {len(labels)} runs, not {run}; expected --run 1 to {len(labels)}")
+        labels = labels[-1 if run is None else run - 1]
+    elif run is not None:
+        raise CaseError(f"{path.name}: holds one label map; expected --run with what an evaluation leaves of a case")
     if labels.shape != case.image.shape:
         raise CaseError(
             f"{path.name}: {key} has shape {labels.shape}; expected {case.image.shape}, that of {case.name}'s imgs"
@@ -214,13 +221,22 @@ def main(arguments: list[str] | None = None) -> int:
     """Makes one HTML page of a case: three planes, with its boxes, clicks and masks over them."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.view", description=main.__doc__)
     parser.add_argument("case", type=Path, metavar="CASE.npz", help="imgs, and of boxes, clicks, prev_pred, gts any")
-    parser.add_argument("result", type=Path, nargs="?", metavar="RESULT.npz", help="what inference wrote for it (segs)")
+    parser.add_argument(
+        "result",
+        type=Path,
+        nargs="?",
+        metavar="RESULT.npz",
+        help="what inference wrote for it (segs), or CASE.segmentations.npz of an evaluation",
+    )
+    parser.add_argument("--run", type=int, metavar="N", help="which of an evaluation's runs (default: the last)")
     parser.add_argument("-o", "--output", type=Path, help="page to write (default: the case's name with .html, here)")
     options = parser.parse_args(arguments)
     page = options.output or Path(options.case.with_suffix(".html").name)
     try:
+        if options.case.suffix != ".npz" and options.case.exists():
+            raise CaseError(f"{options.case}: not a case; expected an .npz: for an image, python -m conversion view")
         case = read_case(options.case)
-        size = write_view(page, case, list(_read_layers(options.case, case, options.result)))
+        size = write_view(page, case, list(_read_layers(options.case, case, options.result, options.run)))
     except (CaseError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import gc
+import sys
+
+from inference import one_image
+
+if __name__ == "__main__" and one_image.is_asked_for(sys.argv[1:]):
+    # Before torch is imported: what is wrong with the image or the prompts is said without its seconds.
+    sys.exit(one_image.main(sys.argv[1:]))
 
 # A million objects are made while torch is imported: looking for garbage among them takes a sixth of the start.
 gc.disable()
@@ -10,7 +17,6 @@ gc.disable()
 import argparse
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -22,6 +28,7 @@ from inference.atomic import remove_unfinished
 from inference.case import Case, CaseError, read_case, write_segmentation
 from inference.checkpoint import CheckpointError
 from inference.deadline import Deadline, Watchdog, process_age
+from inference.options import add_network_options
 from inference.predictor import DeviceError
 from inference.proposals import WITHOUT_PROMPTS
 from inference.segmenter import Segmenter, load_segmenter, segment_case
@@ -30,22 +37,8 @@ from inference.segmenter import Segmenter, load_segmenter, segment_case
 gc.freeze()
 gc.enable()
 
-DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "default.pt"
-
 TERMINATED = 128 + signal.SIGTERM
 """The exit code of a run that was told to stop."""
-
-
-def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """``--weights`` and ``--device``, with their variables."""
-    variable = os.environ.get
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        default=Path(variable("SEGFM3D_WEIGHTS", str(DEFAULT_WEIGHTS))),
-        help="our file or an nnInteractive folder",
-    )
-    parser.add_argument("--device", default=variable("SEGFM3D_DEVICE", "auto"), help="auto, cpu, cuda, cuda:1, …")
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
@@ -95,8 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
         0 if every case was read, segmented and written without an error, 143 after SIGTERM, else 1.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and not arguments[0].startswith("-"):
-        return _one_image(arguments)
+    if one_image.is_asked_for(arguments):
+        return one_image.main(arguments)
     watchdog = Watchdog()
     with _stopping_on_sigterm(watchdog):
         return _all_cases(options(arguments), watchdog, process_age())
@@ -150,18 +143,6 @@ def _stopping_on_sigterm(watchdog: Watchdog) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _one_image(arguments: list[str]) -> int:
-    """An image of any format instead of a folder of cases; what reads it is no part of the submission."""
-    try:
-        from conversion.direct import main as segment_image
-    except ModuleNotFoundError as error:
-        return _fail(
-            f"{arguments[0]}: reading an image needs {error.name}, which is not here; expected the whole "
-            "repository and what requirements-dev.txt names, or a folder of cases with --inputs"
-        )
-    return segment_image(arguments)
 
 
 def _run(path: Path, chosen: argparse.Namespace, segmenter: Segmenter | None, watchdog: Watchdog, spent: float) -> bool:

@@ -119,7 +119,7 @@ class Case:
         name: the file's name without folder.
         image: (D, H, W), a real dtype, finite.
         spacing: millimetres along z, y, x.
-        objects: one an object, labels 1…K.
+        objects: one an object, labels ascending: 1…K in a run of the challenge.
         previous: (D, H, W) uint8 label map of the previous run, or None.
         notes: what was repaired or left aside while reading, a line each.
     """
@@ -136,7 +136,8 @@ def read_case(path: str | os.PathLike) -> Case:
     """Reads a challenge file.
 
     Prompts that make no sense (a click outside the image, an inverted box) are repaired or left aside and noted in
-    ``Case.notes``; K is the number of boxes, else of clicks, else of labels in the previous mask, else 1.
+    ``Case.notes``. The objects are 1…K, K the number of boxes, else of clicks; without either, they are the labels that
+    the previous mask holds, else 1.
 
     Raises:
         CaseError: the file is unreadable, unsafe, or has no usable image.
@@ -153,6 +154,14 @@ def read_array(path: str | os.PathLike, key: str) -> np.ndarray:
     """
     with _reading(Path(path)) as archive:
         return _read_array(archive, key)
+
+
+def labels_in(labels: np.ndarray) -> list[int]:
+    """The labels that a label map, uint8 or uint16, holds: ascending, without 0."""
+    present = np.zeros(np.iinfo(labels.dtype).max + 1, bool)
+    for plane in labels:  # Plane by plane: numpy's indices take eight times the memory of what they index.
+        present[plane] = True
+    return [int(label) for label in np.flatnonzero(present) if label]
 
 
 @contextmanager
@@ -205,28 +214,27 @@ def _read_case(archive: zipfile.ZipFile, name: str) -> Case:
     clicks = _entries(_optional(archive, members, "clicks"))
     orders = _entries(_optional(archive, members, "clicks_order"))
     previous = _previous(archive, shape, notes) if "prev_pred" in members else None
-    if boxes:
-        count = len(boxes)
-    elif clicks:
-        count = len(clicks)
+    if boxes or clicks:
+        labels = range(1, len(boxes or clicks) + 1)
     else:
-        count = int(previous.max()) if previous is not None and previous.any() else 1
-        notes.append(f"neither boxes nor clicks; taking {count} object(s) from the previous mask, or one")
-    if count > MAX_OBJECTS:
-        raise CaseError(f"{count} objects; labels are uint8, so at most {MAX_OBJECTS} are expected")
+        # The labels that are there, not as many as the greatest: a mask of 0 and 255 is one object.
+        labels = labels_in(previous) if previous is not None and previous.any() else [1]
+        notes.append(f"neither boxes nor clicks; taking {len(labels)} object(s) from the previous mask, or one")
+    if len(labels) > MAX_OBJECTS:
+        raise CaseError(f"{len(labels)} objects; labels are uint8, so at most {MAX_OBJECTS} are expected")
     objects = tuple(
         ObjectPrompts(
-            label=index + 1,
-            box=_box(boxes[index], shape, index + 1, notes) if index < len(boxes) else None,
+            label=label,
+            box=_box(boxes[index], shape, label, notes) if index < len(boxes) else None,
             clicks=_clicks(
                 clicks[index] if index < len(clicks) else None,
                 orders[index] if index < len(orders) else None,
                 shape,
-                index + 1,
+                label,
                 notes,
             ),
         )
-        for index in range(count)
+        for index, label in enumerate(labels)
     )
     return Case(name, image, spacing, objects, previous, tuple(notes))
 

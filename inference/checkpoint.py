@@ -22,6 +22,7 @@ import math
 import pickle
 import re
 import sys
+import zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -170,6 +171,11 @@ def model_from(config: dict) -> ModelConfig:
 def _torch_load(path: Path) -> object:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected weights, for example weights/default.pt")
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path}: not readable as weights (no archive as torch.save writes it); expected weights, for example "
+            "weights/default.pt, or nnInteractive's folder; the file may be truncated"
+        )
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -80,4 +80,5 @@ class Watchdog:
                 return future.result()
             if self.stopped or time.monotonic() >= end:
                 future.cancel()
-                raise DeadlineExceeded("told to stop" if self.stopped else f"no result within {seconds:.1f} s")
+                late = f"no result within {seconds:.1f} s" if seconds > 0 else "no time was left"
+                raise DeadlineExceeded("told to stop" if self.stopped else late)

@@ -1,50 +1,20 @@
-"""The commands as people run them: an image to a case, a case's result to a mask, an image to a mask in one go."""
+"""The commands as people run them: an image to a case, and a case's result to a mask."""
 
 from __future__ import annotations
 
-import itertools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from commands import labelled, refusal
 from grids import place, rotation
 
 from conversion.__main__ import main
-from conversion.volume import check_same_grid, read_volume, write_mask
+from conversion.volume import check_same_grid, read_volume
 from evaluation.cases import read_evaluation_case
 from evaluation.simulated_user import box_from_mask
-from inference.__main__ import main as inference
 from inference.case import Box, Click, read_case, write_segmentation
-from tests.inference.factories import write_weights
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / "tiny.pt")
-
-
-def labelled(folder: Path, image: sitk.Image, labels: tuple[int, ...] = (1, 2)) -> tuple[Path, Path, np.ndarray]:
-    """An image and its label map on disk, and the labels (D, H, W): a block an object."""
-    mask = np.zeros(image.GetSize()[::-1], np.uint8)
-    for index, label in enumerate(labels):
-        mask[1:4, 1 + 3 * index : 4 + 3 * index, 2:5] = label
-    sitk.WriteImage(image, str(folder / "scan.nii.gz"))
-    write_mask(folder / "truth.nii.gz", mask, image)
-    return folder / "scan.nii.gz", folder / "truth.nii.gz", mask
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: object, command=main) -> str:
-    """What a command says when it refuses: one line, and nothing is written."""
-    output = next((Path(str(b)) for a, b in itertools.pairwise(arguments) if a == "-o"), None)
-    assert command([str(argument) for argument in arguments]) != 0
-    assert output is None or not output.exists()
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: ")
-    return lines[0]
 
 
 class TestToCase:
@@ -93,6 +63,19 @@ class TestToCase:
         np.testing.assert_array_equal(case.previous, labels)
         assert [len(item.clicks) for item in case.objects] == [0, 1]
 
+    def test_labels_with_gaps_and_beyond_255_come_back(self, tmp_path: Path) -> None:
+        scan, truth, labels = labelled(tmp_path, place(), labels=(17, 1035))
+        case, back = tmp_path / "case.npz", tmp_path / "back.nii.gz"
+        for option in ("--mask", "--previous"):
+            assert main(["to-case", str(scan), "-o", str(case), option, str(truth)]) == 0
+            numbered = np.select([labels == 17, labels == 1035], [1, 2]).astype(np.uint8)
+            with np.load(case) as written:
+                np.testing.assert_array_equal(written["gts" if option == "--mask" else "prev_pred"], numbered)
+            write_segmentation(tmp_path / "result.npz", numbered)
+            start = ["from-case", str(tmp_path / "result.npz"), "--like", str(scan), "-o", str(back)]
+            assert main([*start, "--case", str(case)]) == 0
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(back))), labels)
+
     def test_dicom_says_itself_that_it_is_ct(self, raw: Path, tmp_path: Path) -> None:
         scan = raw / "dicom_ct_head"
         assert main(["to-case", str(scan), "-o", str(tmp_path / "a.npz"), "--box", "1:9,1:9,1:9"]) == 0
@@ -115,6 +98,18 @@ class TestToCase:
         assert "is empty" in self.refused(capsys, *start, "--mask", tmp_path / "empty.nrrd")
         _, elsewhere, _ = labelled(tmp_path, place())
         assert "lies elsewhere than the image" in self.refused(capsys, *start, "--mask", elsewhere)
+
+    @pytest.mark.parametrize("said", ["CT", "ct", "MRI", "PT", "pet", "ultrasound"])
+    def test_modalities_as_people_call_them(self, said: str, image_file: Path, tmp_path: Path) -> None:
+        arguments = ["--modality", said, "--box", "1:2,1:2,1:2"]
+        assert main(["to-case", str(image_file), "-o", str(tmp_path / "case.npz"), *arguments]) == 0
+
+    def test_a_name_of_another_modality(
+        self, image_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        start = ("to-case", image_file, "-o", tmp_path / "PET_x.npz", "--box", "1:2,1:2,1:2")
+        assert "is named PET, but the image is MR" in refusal(capsys, *start, "--modality", "MR")
+        assert main([*map(str, start), "--modality", "PT"]) == 0
 
     def test_as_many_labels_as_prompted_objects(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         scan, truth, _ = labelled(tmp_path, place())
@@ -152,61 +147,6 @@ class TestFromCase:
         assert "no key 'segs'" in refusal(capsys, "from-case", tmp_path / "case.npz", "--like", image_file, *out)
         assert "not a readable" in refusal(capsys, "from-case", tmp_path / "broken.npz", "--like", image_file, *out)
         assert "unknown ending" in refusal(capsys, *start, image_file, "-o", tmp_path / "mask.stl")
-
-
-class TestOneGo:
-    def test_an_image_becomes_a_mask_and_a_picture(
-        self, image_file: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        mask, picture = tmp_path / "mask.nii.gz", tmp_path / "preview.png"
-        options = ["-o", str(mask), "--preview", str(picture), "--weights", str(weights), "--device", "cpu"]
-        prompts = ["--box", "1:3,2:6,1:4", "--click", "2:2,7,5"]
-        assert inference([str(image_file), *prompts, *options]) == 0
-        assert "objects: 100%" in capsys.readouterr().err
-        check_same_grid(mask, sitk.ReadImage(str(mask)), read_volume(image_file))
-        assert sitk.GetArrayFromImage(sitk.ReadImage(str(picture))).std() > 10
-
-    def test_it_is_what_the_longer_way_gives(self, image_file: Path, weights: Path, tmp_path: Path) -> None:
-        """to-case, inference over a folder, from-case."""
-        prompts = ["--box", "1:3,2:6,1:4", "--box", "0:2,0:3,3:6", "--click", "bg:2,3,3"]
-        common = ["--weights", str(weights), "--device", "cpu"]
-        assert inference([str(image_file), *prompts, "-o", str(tmp_path / "direct.nrrd"), *common]) == 0
-        (tmp_path / "in").mkdir()
-        assert main(["to-case", str(image_file), "-o", str(tmp_path / "in" / "case.npz"), *prompts]) == 0
-        folders = ["--inputs", str(tmp_path / "in"), "--outputs", str(tmp_path / "out")]
-        # The challenge's clock starts with the process, which here is as old as the tests.
-        assert inference([*folders, "--seconds-per-class", "1e6", *common]) == 0
-        result = tmp_path / "out" / "case.npz"
-        assert main(["from-case", str(result), "--like", str(image_file), "-o", str(tmp_path / "long.nrrd")]) == 0
-        direct, long = (sitk.ReadImage(str(tmp_path / name)) for name in ("direct.nrrd", "long.nrrd"))
-        np.testing.assert_array_equal(sitk.GetArrayFromImage(direct), sitk.GetArrayFromImage(long))
-        assert len(np.unique(sitk.GetArrayFromImage(direct))) > 1
-
-    def test_refusals(
-        self, image_file: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        start = (image_file, "-o", tmp_path / "mask.nii.gz")
-        box = ("--box", "1:2,1:2,1:2")
-
-        def refused(*arguments: object) -> str:
-            capsys.readouterr()
-            return refusal(capsys, *arguments, command=inference)
-
-        assert "nothing says what to segment" in refused(*start, "--weights", weights)
-        assert "no such file; expected weights" in refused(*start, *box, "--weights", tmp_path / "none.pt")
-        assert "device 'no device': " in refused(*start, *box, "--weights", weights, "--device", "no device")
-        assert "device 'meta': " in refused(*start, *box, "--weights", weights, "--device", "meta")
-        assert "ends in .png" in refused(*start, *box, "--preview", tmp_path / "preview.svg")
-        assert "no such folder" in refused(image_file, *box, "-o", tmp_path / "nowhere" / "mask.nrrd")
-        assert "no such file or folder" in refused(tmp_path / "scan.dcm", *box, "-o", tmp_path / "mask.nrrd")
-
-    def test_where_only_inference_is_there_it_says_so(self, tmp_path: Path) -> None:
-        """As in the submission's image, which holds nothing else."""
-        root = Path(__file__).parents[2]
-        (tmp_path / "inference").symlink_to(root / "inference")
-        command = [sys.executable, "-m", "inference", "scan.nii.gz", "--box", "1:2,1:2,1:2", "-o", "mask.nii.gz"]
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert finished.returncode == 1
-        assert finished.stderr.startswith("error: scan.nii.gz: reading an image needs conversion, which is not here")
-        assert finished.stderr.count("\n") == 1
+        before = image_file.read_bytes()
+        assert main([*map(str, start), str(image_file), "-o", str(image_file)]) == 2
+        assert "is the image itself" in capsys.readouterr().err and image_file.read_bytes() == before

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from conversion.intensities import parse_window, rescale
-from conversion.volume import ConversionError
+from conversion.volume import ConversionError, read_volume
 
 
 def hounsfield(*values: float) -> np.ndarray:
@@ -75,10 +78,47 @@ def test_what_is_no_number_counts_as_the_least() -> None:
     assert "3 voxels" in note
 
 
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+def test_what_is_no_number_in_a_file_counts_as_the_least_in_every_format(ending: str, tmp_path: Path) -> None:
+    volume = np.array([np.nan, -1000.0, 0.0, 40.0], np.float32).reshape(1, 2, 2)
+    sitk.WriteImage(sitk.GetImageFromArray(volume), str(tmp_path / f"a{ending}"))
+    scaled, note = rescale(sitk.GetArrayFromImage(read_volume(tmp_path / f"a{ending}")), "CT", None)
+    assert scaled.ravel().tolist() == [0, 0, 102, pytest.approx(127.5, abs=0.5)]
+    assert "1 voxels that are no finite number count as the least" in note
+
+
 @pytest.mark.parametrize("value", [-7, 0, 3000])
 def test_a_constant_image(value: int) -> None:
     scaled, _ = rescale(np.full((3, 4, 5), value, np.int16), None, None)
     assert (scaled == 0).all()
+
+
+@pytest.mark.parametrize("value", [7, 3000])
+def test_a_constant_image_is_said(value: int) -> None:
+    assert "nothing can be seen in it" in rescale(np.full((3, 4, 5), value, np.int16), None, None)[1]
+
+
+class TestWhatIsLeft:
+    ordinary = np.random.default_rng(0).normal(0, 400, (10, 20, 30)).clip(-1024, 2000).astype(np.int16)
+
+    @pytest.mark.parametrize("window", [None, "lung", "bone", "percentile"])
+    def test_nothing_is_said_of_ct(self, window: str | None) -> None:
+        assert rescale(self.ordinary, "CT", window)[1].endswith("others are clipped")
+
+    def test_ct_that_is_not_in_hounsfield_units(self) -> None:
+        note = rescale(self.ordinary + 1024, "CT", None)[1]
+        assert "no value is below 0" in note and "offset by 1024?" in note
+
+    def test_a_window_beside_the_values(self) -> None:
+        note = rescale(self.ordinary // 20 + 3000, None, "soft")[1]
+        assert "every voxel becomes 255" in note
+
+    def test_an_uptake_in_a_window_for_ct(self) -> None:
+        note = rescale(np.random.default_rng(0).gamma(1.0, 1.0, (10, 20, 30)).astype(np.float32), "CT", None)[1]
+        assert "grey levels are left: is this the right window?" in note
+
+    def test_nothing_is_said_of_an_image_of_two_values(self) -> None:
+        assert rescale(np.eye(8, dtype=np.int16)[None] * 1000, None, None)[1].endswith("others are clipped")
 
 
 def test_a_few_bright_voxels_are_not_lost() -> None:

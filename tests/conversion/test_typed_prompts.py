@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from grids import place, rotation
 
-from conversion.prompts import read_box, read_click, read_prompts
+from conversion.prompts import read_box, read_click, read_prompts, with_negative_values
 from conversion.volume import ConversionError
 from inference.case import Box, Click
 
@@ -26,7 +26,7 @@ def test_a_click_in_millimetres_is_the_voxel_there(awkward: sitk.Image, names: s
         centre = awkward.TransformIndexToPhysicalPoint((x, y, z))
         upper = names.upper()
         text = spoken(centre, upper) if names == upper else spoken(centre).lower()
-        assert read_click(text, awkward) == (1, Click((z, y, x), True))
+        assert read_click(text, awkward) == (None, Click((z, y, x), True))
 
 
 def test_a_click_near_a_voxel_is_that_voxel(awkward: sitk.Image) -> None:
@@ -65,9 +65,52 @@ def test_a_box_that_reaches_out_of_the_image_is_cut_off() -> None:
     assert read_box("L=-1000:1000,P=-1000:1000,S=-5000:5000", place()) == Box((0, 0, 0), (4, 8, 6))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0:5,3:4,2:2", Box((0, 3, 2), (4, 4, 2))),
+        ("4:1,8:0,2:2", Box((1, 0, 2), (4, 8, 2))),
+        ("0:1,0:1,-1:1", Box((0, 0, 0), (1, 1, 1))),
+        ("-1:5, -1:9, -1:7", Box((0, 0, 0), (4, 8, 6))),
+        ("(0.6:1.4, 0:1.5, 2:3)", Box((1, 0, 2), (1, 2, 3))),
+    ],
+)
+def test_a_box_has_one_rule_in_voxels_and_in_millimetres(text: str, expected: Box) -> None:
+    """Corners in either order, fractions, and what reaches outside is cut off and said."""
+    image = place()
+    said: list[list[str]] = [[], []]
+    assert read_box(text, image, said[0].append) == expected
+    ends = [tuple(map(float, word.split(":"))) for word in text.strip("()").split(",")]
+    points = [image.TransformContinuousIndexToPhysicalPoint([end[side] for end in ends[::-1]]) for side in (0, 1)]
+    named = ",".join(f"{name}={a:.4f}:{b:.4f}" for name, a, b in zip("LPS", *points))
+    assert read_box(named, image, said[1].append) == expected
+    outside = any(min(end) < -0.5 or max(end) > n - 0.5 for end, n in zip(ends, (5, 9, 7)))
+    assert [len(lines) for lines in said] == [outside, outside]
+    assert all("reaches outside the image" in line for lines in said for line in lines)
+
+
+@pytest.mark.parametrize(
+    "text", ["(1.2, 2.6, 3.0)", "[1 3 3]", " 1.0,3,2.51 ", "1, 3, 3", "fg:(1, 3, 3)", "7:(0.5,2.5,2.5)"]
+)
+def test_a_click_as_napari_and_numpy_write_it(text: str) -> None:
+    assert read_click(text, place())[1] == Click((1, 3, 3), True)
+
+
+def test_a_click_as_3d_slicer_shows_it() -> None:
+    image = place(direction=np.diag([-1.0, -1.0, 1.0]))
+    x, y, z = image.TransformIndexToPhysicalPoint((3, 4, 1))
+    for text in (f"R {-x:.1f}, A {-y:.1f}, S {z:.1f}", f"(R: {-x:.1f}, A: {-y:.1f}, S: {z:.1f})"):
+        assert read_click(f"2:bg:{text}", image) == (2, Click((1, 4, 3), False))
+
+
+def test_a_click_may_start_with_a_minus() -> None:
+    given = ["--click", "-0.4,3,4", "--box", "-1:3,0:1,0:1", "--click", "--box", "-o", "-5"]
+    assert with_negative_values(given) == ["--click=-0.4,3,4", "--box=-1:3,0:1,0:1", "--click", "--box", "-o", "-5"]
+
+
 def test_voxels_are_z_y_x_with_both_ends() -> None:
     assert read_box("1:4,0:8,2:2", place()) == Box((1, 0, 2), (4, 8, 2))
-    assert read_click("4,8,6", place()) == (1, Click((4, 8, 6), True))
+    assert read_click("4,8,6", place()) == (None, Click((4, 8, 6), True))
 
 
 def test_objects_are_numbered_and_clicks_keep_their_order() -> None:
@@ -80,8 +123,29 @@ def test_objects_are_numbered_and_clicks_keep_their_order() -> None:
 
 
 def test_an_object_of_a_previous_mask_needs_no_other_prompt() -> None:
-    objects = read_prompts([], ["bg:1,1,1"], place(), previous=2)
+    objects = read_prompts([], ["bg:1,1,1"], place(), known=(1, 2))
     assert [len(item.clicks) for item in objects] == [1, 0]
+
+
+def test_objects_of_a_previous_mask_are_those_that_it_holds() -> None:
+    objects = read_prompts([], ["1,1,1", "7:2,2,2", "300:bg:0,0,0"], place(), known=(1, 3, 300))
+    assert [(item.label, len(item.clicks)) for item in objects] == [(1, 1), (3, 0), (7, 1), (300, 1)]
+
+
+@pytest.mark.parametrize(("known", "boxes"), [((5,), []), ((255,), []), ((), ["0:1,0:1,0:1"])])
+def test_a_click_without_a_number_is_the_only_objects(known: tuple[int, ...], boxes: list[str]) -> None:
+    (item,) = read_prompts(boxes, ["bg:1,1,1"], place(), known)
+    assert item.label == (*known, 1)[0] and len(item.clicks) == 1
+
+
+def test_a_click_of_no_object_in_particular() -> None:
+    with pytest.raises(ConversionError, match=r"--click 1,1,1: of which object\? There are 3, 5; .* 3:1,1,1"):
+        read_prompts([], ["1,1,1"], place(), known=(3, 5))
+
+
+def test_more_objects_than_there_can_be() -> None:
+    with pytest.raises(ConversionError, match="256 objects; expected 1 to 255"):
+        read_prompts([], ["256:1,1,1"], place())
 
 
 @pytest.mark.parametrize(
@@ -89,11 +153,10 @@ def test_an_object_of_a_previous_mask_needs_no_other_prompt() -> None:
     [
         ("1:2", "not a box"),
         ("1:2,3:4,5", "not a box"),
-        ("2:1,3:4,5:6", "not a box"),
-        ("1.5:2,3:4,5:6", "not a box"),
         ("a:b,3:4,5:6", "not a box"),
-        ("0:5,0:1,0:1", "z 0:5 is not inside the image; expected 0:4 at most"),
-        ("0:1,0:1,-1:1", "x -1:1 is not inside"),
+        ("5:9,0:1,0:1", "lies outside the image, which spans z 0 to 4, y 0 to 8, x 0 to 6"),
+        ("0:1,0:1,-9:-1", "lies outside the image"),
+        ("0:1,0:1,nan:1", "not a box"),
         ("L=1:2,P=3:4", "names 2 axes"),
         ("L=1:2,R=3:4,S=1:2", "'R=3:4' is not understood"),
         ("L=1:2,P=3:4,T=1:2", "'T=1:2' is not understood"),
@@ -116,7 +179,6 @@ def test_no_box(text: str, message: str) -> None:
         ("1,2,x", "not a click"),
         ("fg1,2,3", "not a click"),
         ("0:1,2,3", "no object 0"),
-        ("256:1,2,3", "no object 256"),
         ("5,0,0", "lies outside the image, which spans z 0 to 4, y 0 to 8, x 0 to 6"),
         ("bg:L=1,P=2", "names 2 axes"),
         ("L=0,P=0,S=0", "lies outside the image, which spans L"),

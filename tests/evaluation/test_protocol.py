@@ -281,6 +281,29 @@ def test_one_bad_case_does_not_end_the_run_and_a_second_run_does_only_what_is_mi
     assert len(results.read_all()) == 3
 
 
+@pytest.mark.parametrize("changed", ["imgs", "spacing", "gts", "boxes"])
+def test_a_case_that_was_made_anew_is_measured_anew(changed, tmp_path):
+    path = write_case(tmp_path / "CT_a.npz")
+    with np.load(path, allow_pickle=True) as arrays:
+        before = arrays[changed]
+    if changed == "boxes":
+        after = np.array([entry | {"z_max": entry["z_max"] - 1} for entry in before])
+    else:
+        after = before + 1 if changed != "gts" else np.roll(before, 1, axis=0)
+    results = ResultsFolder(tmp_path / "results" / "recorder", Recorder.identity)
+    for content, runs in ((before, 6), (before, 0), (after, 6), (after, 0)):
+        write_case(path, **{changed: content})
+        contestant = Recorder(writing(EMPTY))
+        evaluate(contestant, [path], results)
+        assert len(contestant.inputs) == runs
+
+
+def test_results_from_before_the_checksum_was_kept_are_taken(case):
+    result, _ = evaluate_case(case, Recorder(writing(EMPTY)))
+    assert result.measured_on == "" and result.is_of(case.checksum)
+    assert not replace(result, measured_on="other").is_of(case.checksum)
+
+
 def test_results_come_back_as_they_were_written(case, tmp_path):
     folder = ResultsFolder(tmp_path / "recorder", Recorder.identity)
     result, segmentations = evaluate_case(case, Recorder(writing(EMPTY), writing(case.truth)))

@@ -56,6 +56,24 @@ def shown(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray, dict, str]:
     return case, truth, result, content_of(page), page.read_text(encoding="utf-8")
 
 
+def test_what_an_evaluation_leaves_is_shown_run_by_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = write_case(tmp_path / "CT_blocks.npz")
+    runs = np.stack([np.roll(np.load(case)["gts"], by, axis=0) for by in (0, 1, 2)])
+    np.savez(tmp_path / "CT_blocks.segmentations.npz", segs=runs)
+    arguments = [str(case), str(tmp_path / "CT_blocks.segmentations.npz"), "-o", str(tmp_path / "page.html")]
+    for more, expected in ([[], runs[2]], [["--run", "1"], runs[0]], [["--run", "3"], runs[2]]):
+        assert main([*arguments, *more]) == 0
+        np.testing.assert_array_equal(labels_of(content_of(tmp_path / "page.html"), "result"), expected)
+    assert main([*arguments, "--run", "4"]) == 2
+    assert "holds 3 runs, not 4; expected --run 1 to 3" in capsys.readouterr().err
+
+
+def test_an_image_is_shown_by_another_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(b"hello")
+    assert main([str(tmp_path / "a.nii.gz"), "-o", str(tmp_path / "page.html")]) == 2
+    assert "expected an .npz: for an image, python -m conversion view" in capsys.readouterr().err
+
+
 def test_the_page_holds_the_case(shown: tuple) -> None:
     case, truth, result, content, _ = shown
     np.testing.assert_array_equal(image_of(content), read_case(case).image)

@@ -91,11 +91,14 @@ class TestReading:
         assert case.objects == (ObjectPrompts(1),)
         assert "neither boxes nor clicks" in case.notes[0]
 
-    def test_neither_boxes_nor_clicks_is_as_many_objects_as_the_previous_mask_has(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("labels", [(3,), (1, 3), (255,)])
+    def test_neither_boxes_nor_clicks_is_the_objects_that_the_previous_mask_holds(
+        self, labels: tuple[int, ...], tmp_path: Path
+    ) -> None:
         previous = np.zeros(SHAPE, np.uint8)
-        previous[0, 0, 0] = 3
+        previous[0, 0, : len(labels)] = labels
         case = read_case(write_case(tmp_path / "a.npz", volume(SHAPE), prev_pred=previous))
-        assert [prompts.label for prompts in case.objects] == [1, 2, 3]
+        assert case.objects == tuple(ObjectPrompts(label) for label in labels)
 
     def test_a_box_that_reaches_outside_is_clipped_and_noted(self, tmp_path: Path) -> None:
         case = read_case(write_case(tmp_path / "a.npz", volume(SHAPE), [Box((-2, 3, 4), (2, 99, 9))]))

@@ -80,6 +80,10 @@ class TestWatchdog:
             Watchdog().run(compute, LONG)
         assert not isinstance(error.value, DeadlineExceeded)
 
+    def test_no_time_at_all(self, release: threading.Event) -> None:
+        with pytest.raises(DeadlineExceeded, match="no time was left"):
+            Watchdog().run(lambda: release.wait(LONG), -2.7)
+
     def test_it_stops_waiting_while_the_computation_still_runs(self, release: threading.Event) -> None:
         with pytest.raises(DeadlineExceeded, match=r"no result within 0\.1 s"):
             Watchdog().run(lambda: release.wait(LONG), 0.1)

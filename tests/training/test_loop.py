@@ -265,7 +265,7 @@ from training.config import DEFAULT
 from training.dataset import load_volumes
 from training.loop import Run, train
 model = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE, keep_proportions=False)
-sampling = replace(DEFAULT.sampling, modalities=())
+sampling = replace(DEFAULT.sampling, modalities=(), human_clicks=0.0)
 config = replace(DEFAULT, model=model, sampling=sampling, batch={batch}, accumulate=2, warmup=2)
 run = Run(Path({out!r}), torch.device("cpu"), steps=3, mixed_precision=False, workers=0)
 train(config, load_volumes(Path({folder!r})), run)
@@ -309,6 +309,7 @@ def test_one_real_volume_is_learnt(real_volume: Path, tmp_path: Path):
     sampling = replace(
         DEFAULT.sampling,
         clicks=(1.0,),
+        human_clicks=0,
         no_box=0,
         no_prompt=0,
         modalities=(),
