@@ -34,10 +34,10 @@ from torch import Tensor, nn
 from benchmarks.rows import Unavailable, Value, measure
 from benchmarks.whole_run import ROOT, ball_case, write_repeated
 from inference import checkpoint
-from inference.__main__ import DEFAULT_WEIGHTS
 from inference.cpu_forward import for_cpu
 from inference.deadline import process_age
 from inference.network import FULL, IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet, ResidualEncoderUNet
+from inference.options import DEFAULT_WEIGHTS
 from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.loop import Run, begin, half_precision_pays
