@@ -154,6 +154,8 @@ def _config(options: argparse.Namespace, network: NetworkConfig | None) -> Train
     network = network or (DRY_NETWORK if options.dry_run else config.model.network)
     # Three voxels in the lowest stage: with two, oneDNN's bfloat16 gradients are not always finite.
     edge = options.patch or (3 * network.stride if options.dry_run else None)
+    if edge is not None and (edge < 2 * network.stride or edge % network.stride):
+        raise ValueError(f"--patch {edge}: expected a multiple of {network.stride}, at least {2 * network.stride}")
     patch = config.model.patch if edge is None else (edge, edge, edge)
     return replace(config, model=replace(config.model, network=network, patch=patch))
 

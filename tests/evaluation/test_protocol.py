@@ -20,6 +20,7 @@ from evaluation.table import csv_row
 from inference.case import CaseError, read_case
 from inference.checkpoint import ModelConfig
 from inference.network import NetworkConfig
+from inference.predictor import Predictor
 from inference.prompts import PAPER_STYLE
 from inference.segmenter import Segmenter
 
@@ -161,7 +162,7 @@ def test_objects_that_the_network_failed_on_are_counted_and_said(case, capsys):
             raise ArithmeticError("no answer")
 
     config = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE)
-    result, _ = evaluate_case(case, unhurried(Segmenter(Broken(), config, torch.device("cpu"))))
+    result, _ = evaluate_case(case, unhurried(Segmenter(Predictor(Broken(), config, torch.device("cpu")))))
     assert [step.failed_objects for step in result.steps] == [2] * 6
     assert result.failed_objects == 12
     assert result.remark == "runs 1, 2, 3, 4, 5, 6: the network failed on 2 of 2 objects"

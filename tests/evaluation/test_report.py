@@ -167,7 +167,7 @@ def test_a_report_without_the_cases_still_has_the_figures(results, tmp_path):
 def test_a_case_that_was_made_anew_is_not_drawn_with_older_results(results):
     smaller = np.arange(24).reshape(2, 3, 4)
     write_case(results.parent / "cases" / "CT_good.npz", gts=smaller % 3, imgs=smaller)
-    page = write_report(results, results.parent / "cases").read_text()
+    page = write_report(results, [results.parent / "cases"]).read_text()
     assert page.count("Not drawn: ") == 1 and "is another file than was measured; evaluate it again" in page
 
 

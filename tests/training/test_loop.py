@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from inference import checkpoint
+from inference.network import ResidualEncoderUNet
 from inference.segmenter import load_segmenter
 from training.__main__ import main
 from training.config import DEFAULT, PAPER, TrainingConfig
@@ -129,7 +130,7 @@ def test_accumulated_batches_give_the_gradient_of_one_large_batch(
 ):
     gradients = []
     for batch, times in ((4, 1), (2, 2)):
-        sampling = replace(config.sampling, finer_look=finer_look)
+        sampling = replace(config.sampling, finer_look=finer_look, human_clicks=0.0)
         shared = replace(config, sampling=sampling, batch=batch, finer_batch=batch, accumulate=times)
         state = begin(shared, replace(run, out=run.out / str(times)), None)
         state.network.load_state_dict(gradients[0][0]) if gradients else None
@@ -186,27 +187,26 @@ class FakeClock:
 def test_a_run_of_minutes_ends_in_time_and_brings_the_rate_down(
     volumes: list[Volume], config: TrainingConfig, run: Run
 ):
-    clock = FakeClock(0.5)
+    clock = FakeClock(1.5)
     run = replace(run, steps=None, minutes=2.0, clock=clock, elapsed=20.0)
     began = clock.now
     outcome = train(config, volumes, run)
     rows = read_log(run.out / "log.csv")
-    assert outcome.signal is None and outcome.step == len(rows) > 10
+    assert outcome.signal is None and outcome.step == len(rows) > 3
     assert rows[0]["seconds"] > 20.0
-    assert 0.8 * 120 < rows[-1]["seconds"] <= clock.now - began + 20.0 <= 120.0
+    assert 0.6 * 120 < rows[-1]["seconds"] <= clock.now - began + 20.0 <= 120.0
     assert rows[-1]["learning_rate"] < 0.1 * max(row["learning_rate"] for row in rows)
 
 
 def test_a_resumed_run_of_minutes_keeps_its_clock(volumes: list[Volume], config: TrainingConfig, run: Run):
-    run = replace(run, steps=None, minutes=1.0, clock=FakeClock(0.5))
+    run = replace(run, steps=None, minutes=1.0, clock=FakeClock(1.5))
     first = train(config, volumes, run)
     resumed = train(config, volumes, replace(run, minutes=2.0))
     rows = read_log(run.out / "log.csv")
     assert 0 < first.step < resumed.step == len(rows)
-    assert rows[first.step]["seconds"] > rows[first.step - 1]["seconds"] > 40.0
+    assert rows[first.step]["seconds"] > rows[first.step - 1]["seconds"] > 20.0
     assert rows[-1]["seconds"] <= 120.0
-    nothing_left = train(config, volumes, replace(run, minutes=2.0))
-    assert nothing_left.step == resumed.step
+    assert train(config, volumes, replace(run, minutes=1.0)).step == resumed.step
 
 
 def test_a_run_has_either_steps_or_minutes(tmp_path: Path):
@@ -218,11 +218,25 @@ def test_a_run_has_either_steps_or_minutes(tmp_path: Path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_step_saves_and_the_run_goes_on_later(
-    folder: Path, tmp_path: Path, number: signal.Signals, code: int
+    folder: Path, config: TrainingConfig, tmp_path: Path, number: signal.Signals, code: int
 ):
-    out = tmp_path / "out"
+    out, small = tmp_path / "out", tmp_path / "small.pt"
+    checkpoint.save(small, config.model, ResidualEncoderUNet(config.model.network).state_dict())
     command = [sys.executable, "-m", "training", "--data", str(folder), "--out", str(out), "--patch", "16"]
-    command += ["--batch", "1", "--finer-batch", "1", "--device", "cpu", "--workers", "1", "--minutes", "30"]
+    command += [
+        "--init",
+        str(small),
+        "--batch",
+        "1",
+        "--finer-batch",
+        "1",
+        "--device",
+        "cpu",
+        "--workers",
+        "1",
+        "--minutes",
+        "30",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

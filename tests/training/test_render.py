@@ -18,7 +18,6 @@ from training.dataset import Volume, load_volume
 from training.recipe import Coarse, Recipe, pack
 from training.render import render
 from training.stream import Steps
-from training.synthesis import smooth_noise
 from training.target import Target
 
 
@@ -67,8 +66,8 @@ def test_a_coarse_mask_lacks_detail_and_is_wrong_here_and_there(volumes: list[Vo
     shown = render(pack([recipe]), volumes).channels[0, PREVIOUS]
     truth = window.crop_label(volume.labels, 1)[None, None]
     smooth = interpolate(interpolate(truth, (8, 6, 5), mode="area"), patch, mode="trilinear", align_corners=False)
-    wrong = 0.3 * smooth_noise(patch, 5, np.random.default_rng(0))
-    assert torch.equal(shown, (smooth[0, 0] + wrong > 0.5).float())
+    wrong = 0.3 * interpolate(noise[None, None], patch, mode="trilinear", align_corners=True)
+    assert torch.equal(shown, (smooth + wrong > 0.5).float()[0, 0])
     assert shown.any()
 
 
@@ -130,7 +129,7 @@ def test_noise_is_that_of_its_seed():
 
 def test_a_labelled_sample_s_recipe_is_small(real_volume: Path, config: TrainingConfig):
     config = replace(config, model=replace(config.model, patch=(96, 96, 96)))
-    config = replace(config, sampling=replace(config.sampling, random_shapes=0, regions=0, synthetic=0))
+    config = replace(config, sampling=replace(config.sampling, procedural=0, shapes=0, regions=0, synthetic=0))
     steps = Steps([load_volume(real_volume)], replace(config, sampling=replace(config.sampling, modalities=())), 0)
     assert all(len(pickle.dumps(steps.recipe(0, place))) < 20_000 for place in range(8))
 
