@@ -180,16 +180,15 @@ def _labels(error: Tensor) -> Tensor:
 
     Components that come earlier in memory order have larger numbers.
     """
-    samples, voxels = len(error), error[0].numel()
-    # The last voxel in memory is a corner, so that no voxel of an error has the number 0.
-    numbers = torch.arange(voxels - 1, -1, -1, dtype=torch.float32, device=error.device)
-    labels = numbers.view(1, *error.shape[1:]) * error
+    samples, shape, voxels = len(error), error.shape[1:], error[0].numel()
+    error = error.flip(1, 2, 3)  # A voxel's number is its place in memory, and the largest wins: the last one's.
+    labels = torch.arange(voxels, dtype=torch.float32, device=error.device).view(1, *shape) * error
     for _ in range(ROUNDS):
         # Each voxel takes the largest number around it, then the number that the voxel of that number has.
         around = max_pool3d(labels[:, None], 3, stride=1, padding=1)[:, 0]
         flat = around.view(samples, voxels)
-        labels = flat.gather(1, voxels - 1 - flat.long()).view_as(error) * error
-    return labels.view(samples, voxels).long()
+        labels = flat.gather(1, flat.long()).view_as(error) * error
+    return labels.flip(1, 2, 3).view(samples, voxels).long()
 
 
 def _component(labels: Tensor, placement: Placement, generator: torch.Generator | None) -> Tensor:

@@ -92,7 +92,7 @@ def all_orthogonalized(matrices: list[Tensor], scales: list[float], taken: Tenso
 def orthogonalized(stack: Tensor, taken: Tensor | float = 1.0) -> Tensor:
     """(…, A, B), A ≤ B -> about U Vᵀ of their singular value decompositions U S Vᵀ, by Newton and Schulz's iteration.
 
-    In single precision: half precision would change the update by two or three hundredths of its length and save little
+    In single precision: bfloat16 would change the update by two or three hundredths of its length, and save little
     time, since the matrices are small beside what a forward multiplies.
     """
     wide = stack * (taken / torch.linalg.vector_norm(stack, dim=(-2, -1), keepdim=True).clamp_min(1e-7))
