@@ -238,7 +238,7 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on_later(
     folder: Path, tmp_path: Path, number: signal.Signals, code: int
 ):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "training", "--data", str(folder), "--out", str(out), "--patch", "16"]
+    command = [sys.executable, "-m", "training", "--data", str(folder), "--out", str(out), "--patch", "32"]
     command += ["--batch", "1", "--finer-batch", "1", "--device", "cpu", "--workers", "1", "--minutes", "30"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
