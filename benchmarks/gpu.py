@@ -5,8 +5,8 @@
   the largest difference over the largest log-odds, and the share of voxels that change sign.
 - Whole runs of `python -m inference`, each a process of its own, on a ball in noise of 96×160×160 voxels: for one
   object and for ten. The first one of all is told apart, since it also fills the file cache.
-- Training with the default configuration's network, two clicks a sample: what the loader draws alone, and steps of
-  both kinds (plain, and with the fine pass) at several numbers of samples a batch.
+- Training with the default configuration's network, two clicks a sample: for both kinds of steps (plain, and with the
+  fine pass) what the loader makes when nothing else is done, and steps at several numbers of samples a batch.
 
 A batch that does not fit into memory is said, and larger ones are left out. Works on a CPU as well, in float32 there;
 `--quick` asks for less of everything.
@@ -42,10 +42,10 @@ from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.loop import Run, begin, half_precision_pays
 from training.step import accumulate, update
-from training.stream import Step, Steps, stream
+from training.stream import Steps, stream
 
-LOADED = 8
-"""Further steps that the loader makes, to be measured without those that lay ready at first."""
+LOADED = 6
+"""Steps of each worker that the loader is measured by; all bring their first one at about the same time."""
 
 CLICKS = 2
 """Rounds of prediction and click in each measured step; the configuration's mean is 1.7."""
@@ -183,17 +183,22 @@ def training_plan(data: Sequence[Path] | None, device: torch.device, workers: in
     volumes: list[Volume] = []
     too_large: dict[bool, int] = {}
 
-    def row(fine: bool, batch: int) -> dict[str, Value]:
+    def chosen(fine: bool, batch: int) -> TrainingConfig:
         if not data:
             raise Unavailable("no --data")
-        if fine in too_large:
-            raise Unavailable(f"{too_large[fine]} samples did not fit into memory")
         if not volumes:
             volumes.extend(load_volumes(data, at_most=8 if quick else None))
         sampling = replace(config.sampling, finer_look=float(fine), clicks=clicks)
-        chosen = replace(config, sampling=sampling, batch=batch, finer_batch=batch)
+        return replace(config, sampling=sampling, batch=batch, finer_batch=batch)
+
+    def loader(fine: bool) -> dict[str, Value]:
+        return loader_row(chosen(fine, batches[0]), volumes, device, workers)
+
+    def row(fine: bool, batch: int) -> dict[str, Value]:
+        if fine in too_large:
+            raise Unavailable(f"{too_large[fine]} samples did not fit into memory")
         try:
-            return training_row(chosen, volumes, device, workers, 1 if quick else 5, folder)
+            return training_row(chosen(fine, batch), volumes, device, workers, 1 if quick else 5, folder)
         except torch.OutOfMemoryError as error:
             too_large[fine] = batch
             raise Unavailable("does not fit into memory") from error
@@ -202,43 +207,44 @@ def training_plan(data: Sequence[Path] | None, device: torch.device, workers: in
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    return [
-        (f"training, {'fine pass' if fine else 'plain'}, batch {batch}", partial(row, fine, batch))
-        for fine in (False, True)
-        for batch in batches
-    ]
+    plan: Plan = []
+    for fine, kind in ((False, "plain"), (True, "fine pass")):
+        plan.append((f"loader, {kind}", partial(loader, fine)))
+        plan += [(f"training, {kind}, batch {batch}", partial(row, fine, batch)) for batch in batches]
+    return plan
+
+
+def loader_row(config: TrainingConfig, volumes: list[Volume], device: torch.device, workers: int) -> dict[str, Value]:
+    """Samples a second that are drawn, and made on the device, when no steps are run; from when all workers are busy.
+
+    Steps lie ready after the first one that every worker brings: only those behind them say how fast it goes.
+    """
+    busy, came, samples = max(workers, 1), [], 0
+    for step in stream(Steps(volumes, config, seed=0), 0, LOADED * busy, workers, device):
+        _wait(device)
+        came.append(time.perf_counter())
+        samples = step.samples
+    return {"samples/s": samples * (len(came) - busy) / (came[-1] - came[busy - 1])}
 
 
 def training_row(
     config: TrainingConfig, volumes: list[Volume], device: torch.device, workers: int, repeats: int, folder: Path
 ) -> dict[str, Value]:
-    """The loader alone, then the median of ``repeats`` steps after two to warm up, each waited for."""
+    """The median of ``repeats`` steps after two to warm up, each waited for, once its samples are there."""
     warm_up = 2 if device.type == "cuda" else 1
-    drawn: list[Step] = []
-    came = []
-    for step in stream(Steps(volumes, config, seed=0), 0, warm_up + repeats + LOADED, workers, device):
-        _wait(device)
-        came.append(time.perf_counter())
-        if len(drawn) < warm_up + repeats:  # All of them would fill the memory.
-            drawn.append(step)
-    samples = drawn[0].samples
     run = Run(folder, device, steps=repeats, mixed_precision=half_precision_pays(device))
     state = begin(config, run, None)
     seconds = []
     with _peak(device) as peak:
-        for step in drawn:
+        for step in stream(Steps(volumes, config, seed=0), 0, warm_up + repeats, workers, device):
+            _wait(device)
             began = time.perf_counter()
             accumulate(state.network, state, step, config, run)
             update(state, config)
             _wait(device)
             seconds.append(time.perf_counter() - began)
     median = statistics.median(seconds[warm_up:])
-    return {
-        "steps/s": 1 / median,
-        "samples/s": samples / median,
-        "GiB": peak.gib,
-        "loader samples/s": samples * (len(came) - 1) / (came[-1] - came[0]),
-    }
+    return {"steps/s": 1 / median, "samples/s": step.samples / median, "GiB": peak.gib}
 
 
 class _peak:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,9 +96,15 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def draw_curves(log: Path, picture: Path) -> None:
-    """Draws loss and Dice of the training samples over the steps, means of a fiftieth of the run."""
-    from matplotlib.figure import Figure  # Only here: a trainer without pictures needs no matplotlib.
+    """Draws loss and Dice of the training samples over the steps, means of a fiftieth of the run.
 
+    Without matplotlib it says so, and draws nothing: a run is not to end with an error for want of a picture.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        print(f"{picture}: not drawn ({error})", file=sys.stderr)
+        return
     rows = read_log(log)
     figure = Figure(figsize=(9, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)

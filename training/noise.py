@@ -7,7 +7,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool3d
 
 
 def smooth_noise(shape: tuple[int, int, int], cells: int | tuple[int, int, int], random: np.random.Generator) -> Tensor:
@@ -45,10 +44,19 @@ def grown(mask: Tensor, by: int) -> Tensor:
 
 
 def local_mean(image: Tensor, wide: int, count_include_pad: bool = False) -> Tensor:
-    """Returns the mean over ``wide`` voxels along each axis, an odd number; axis by axis, which is faster."""
-    mean = image[None, None]
-    for axis in range(3):
-        kernel, padding = [1, 1, 1], [0, 0, 0]
-        kernel[axis], padding[axis] = wide, wide // 2
-        mean = avg_pool3d(mean, kernel, stride=1, padding=padding, count_include_pad=count_include_pad)
-    return mean[0, 0]
+    """Returns the mean over ``wide`` voxels along each axis, an odd number; as avg_pool3d, but axis by axis.
+
+    Sums of shifted copies are several times as fast as PyTorch's pooling of a single channel on a CPU.
+
+    Args:
+        count_include_pad: whether what lies beyond the faces counts as zeros, and not at all otherwise.
+    """
+    for axis, n in enumerate(image.shape):
+        total, counts = torch.zeros_like(image), torch.zeros(n)
+        for shift in range(-min(wide // 2, n - 1), min(wide // 2, n - 1) + 1):
+            first, length = max(-shift, 0), n - abs(shift)
+            total.narrow(axis, first, length).add_(image.narrow(axis, first + shift, length))
+            counts[first : first + length] += 1
+        divisor = torch.full((n,), float(wide)) if count_include_pad else counts
+        image = total.div_(divisor.view([-1 if a == axis else 1 for a in range(3)]))
+    return image

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,10 +46,27 @@ def test_a_whole_run_that_fails_says_why(tmp_path: Path):
 
 
 def test_steps_of_both_kinds_are_measured(tiny: None, data: Path, tmp_path: Path):
-    for name, row in gpu.training_plan([data], CPU, 0, True, tmp_path)[::3]:
-        values = row()
-        assert values["samples/s"] == pytest.approx(values["steps/s"] * int(name.split()[-1]))
-        assert values["loader samples/s"] > 0
+    plan = dict(gpu.training_plan([data], CPU, 0, True, tmp_path))
+    for name, batch in (("plain, batch 1", 1), ("fine pass, batch 2", 2)):
+        values = plan[f"training, {name}"]()
+        assert values["samples/s"] == pytest.approx(values["steps/s"] * batch)
+    assert plan["loader, fine pass"]()["samples/s"] > 0
+
+
+def test_the_loader_is_measured_from_when_all_workers_are_busy(monkeypatch):
+    """Three workers of a step in six seconds, four samples each, which all come together."""
+    now = 0.0
+
+    def drawn(steps: object, first: int, last: int, workers: int, device: torch.device):
+        nonlocal now
+        for number in range(first, last):
+            now = 6.0 * (number // workers + 1)
+            yield SimpleNamespace(samples=4)
+
+    monkeypatch.setattr(gpu, "stream", drawn)
+    monkeypatch.setattr(gpu, "Steps", lambda *_, **__: None)
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: now)
+    assert gpu.loader_row(gpu.DEFAULT, [], CPU, 3) == {"samples/s": 3 * 4 / 6}
 
 
 def test_without_data_training_is_skipped(tmp_path: Path):
@@ -65,9 +83,10 @@ def test_what_does_not_fit_into_memory_is_no_failure(tiny: None, data: Path, tmp
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(gpu, "training_row", measured)
-    for _, row in gpu.training_plan([data], CPU, 0, True, tmp_path):
-        with pytest.raises(Unavailable, match="memory"):
-            row()
+    for name, row in gpu.training_plan([data], CPU, 0, True, tmp_path):
+        if name.startswith("training"):
+            with pytest.raises(Unavailable, match="memory"):
+                row()
     assert asked == [(0.0, 1), (1.0, 1)], "a larger batch of the same kind is not tried"
 
 

@@ -1,6 +1,7 @@
 """Checks before a run: what is missing is named with what to do, and the exit code says whether a run would fail."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,3 +100,10 @@ def test_synthetic_cases_have_an_object_larger_than_the_patch(tmp_path: Path):
     assert [volume.modality for volume in volumes] == ["CT", "CT", "MR"]
     for volume in volumes:
         assert max(b - a for a, b in zip(volume.objects[1].lower, volume.objects[1].upper)) >= 48
+
+
+@pytest.mark.parametrize(("free", "workers"), [(2**26, 0), (2**30, 4)])
+def test_little_shared_memory_means_few_workers(free: int, workers: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(doctor.Note, match=f"--workers {workers}:"):
+        doctor.shared_memory()

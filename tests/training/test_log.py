@@ -1,11 +1,12 @@
 """The log: a row a step in the file, a line now and then on stdout."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from training.log import Log, read_log
+from training.log import Log, draw_curves, read_log
 
 
 class Clock:
@@ -57,3 +58,12 @@ def test_a_resumed_run_drops_the_rows_after_its_checkpoint(tmp_path: Path):
     assert [(row["step"], row["loss"]) for row in read_log(tmp_path / "log.csv")] == [
         (1, 2.0), (2, 2.0), (3, 2.0), (4, 9.0),
     ]  # fmt: skip
+
+
+def test_without_matplotlib_there_is_no_picture_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    draw_curves(tmp_path / "log.csv", tmp_path / "curves.png")
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'curves.png'}: not drawn")
+    assert not (tmp_path / "curves.png").exists()

@@ -1,5 +1,6 @@
 """The loop: resumed runs, skipped gradients, several processes, what it leaves on disk."""
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from inference.segmenter import load_segmenter
 from training.__main__ import main
 from training.config import DEFAULT, PAPER, TrainingConfig
 from training.dataset import Volume, load_volume
-from training.lock import held
+from training.lock import FolderInUseError, held
 from training.log import read_log
 from training.loop import Run, begin, learning_rate, train
 from training.state import ResumeError
@@ -63,6 +64,22 @@ def test_a_folder_that_another_run_writes_into_is_left_alone(
     )
     assert not list(out.iterdir())
     assert main(arguments) == 0
+
+
+def test_a_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path: Path):
+    """A run that is killed leaves its workers behind for some seconds."""
+    fork = multiprocessing.get_context("fork")
+    runs, ends = fork.Event(), fork.Event()
+    worker = fork.Process(target=lambda: (runs.set(), ends.wait(60)))
+    with held(tmp_path):
+        worker.start()
+        assert runs.wait(60)
+        with pytest.raises(FolderInUseError), held(tmp_path):
+            pass
+    with held(tmp_path):
+        assert worker.is_alive()
+    ends.set()
+    worker.join()
 
 
 @pytest.mark.parametrize("kind", ["another optimizer", "another network", "an older layout", "no checkpoint"])
@@ -223,20 +240,8 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on_later(
     out, small = tmp_path / "out", tmp_path / "small.pt"
     checkpoint.save(small, config.model, ResidualEncoderUNet(config.model.network).state_dict())
     command = [sys.executable, "-m", "training", "--data", str(folder), "--out", str(out), "--patch", "16"]
-    command += [
-        "--init",
-        str(small),
-        "--batch",
-        "1",
-        "--finer-batch",
-        "1",
-        "--device",
-        "cpu",
-        "--workers",
-        "1",
-        "--minutes",
-        "30",
-    ]
+    command += ["--init", str(small), "--batch", "1", "--finer-batch", "1", "--device", "cpu"]
+    command += ["--workers", "1", "--minutes", "30"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

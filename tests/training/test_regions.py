@@ -1,9 +1,12 @@
 """Regions that nobody labelled: solid, thin and scattered ones are found where the image shows them."""
 
 import numpy as np
+import pytest
 import torch
 from scipy.ndimage import label as connected_components
+from torch.nn.functional import avg_pool3d
 
+from training.noise import local_mean
 from training.regions import region
 
 
@@ -64,3 +67,13 @@ def test_peaks_of_noise_are_no_objects():
     for seed in range(10):
         for kind in ("thin", "scattered"):
             assert region(noise, kind, np.random.default_rng(seed)) is None
+
+
+@pytest.mark.parametrize("count_include_pad", [False, True])
+@pytest.mark.parametrize("wide", [1, 3, 9])
+def test_local_means_are_those_of_pooling(wide: int, count_include_pad: bool):
+    expected = image = torch.randn(9, 12, 17, generator=torch.Generator().manual_seed(0))
+    for kernel in ((wide, 1, 1), (1, wide, 1), (1, 1, wide)):
+        padding = [n // 2 for n in kernel]
+        expected = avg_pool3d(expected[None, None], kernel, 1, padding, count_include_pad=count_include_pad)[0, 0]
+    assert torch.equal(local_mean(image, wide, count_include_pad), expected)
