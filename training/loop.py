@@ -139,6 +139,7 @@ def train(
     """
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.manual_seed(run.seed)
+    torch.backends.cudnn.benchmark = True  # Patches have two sizes, and the fastest kernels for each are found once.
     run.out.mkdir(parents=True, exist_ok=True)
     with (
         held(run.out) if rank == 0 else nullcontext(),
