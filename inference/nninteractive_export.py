@@ -19,7 +19,17 @@ from inference.atomic import replacing
 from inference.case import Voxel
 from inference.checkpoint import ARCHITECTURE, ModelConfig
 from inference.network import IMAGE_AND_PROMPT_CHANNELS, NetworkConfig
-from inference.prompts import BOX, BOX_NEGATIVE, CLICK, CLICK_NEGATIVE, PREVIOUS, SCRIBBLE, SCRIBBLE_NEGATIVE
+from inference.prompts import (
+    BOX,
+    BOX_NEGATIVE,
+    CLICK,
+    CLICK_NEGATIVE,
+    PREVIOUS,
+    SCRIBBLE,
+    SCRIBBLE_NEGATIVE,
+    PromptStyle,
+    click_ball,
+)
 
 CONFIGURATION = "3d_fullres"
 DATASET = "Dataset001_segfm3d"
@@ -27,9 +37,10 @@ DATASET = "Dataset001_segfm3d"
 WEIGHTS_LICENCE = "CC BY-NC-SA 4.0"
 """Of our weights (see their model card) and of nnInteractive's own."""
 
-SESSION_PATCH = 96
-"""Voxels. A session covers a large object with patches of which it leaves out 24 voxels on every side: with patches
-of 48 it fails, of 64 it needs hundreds."""
+SESSION_PATCH = 80
+"""Voxels, at least. A session covers a large object with patches of which it leaves out 24 voxels on every side: with
+patches of 48 it fails, of 64 it needs some ten times as many as of 80, of 96 hardly fewer. And since it never zooms in,
+the larger the patch, the smaller a small object is to weights that were trained with 48."""
 
 
 def export(folder: Path, config: ModelConfig, state: dict[str, Tensor], licence: str = WEIGHTS_LICENCE) -> None:
@@ -81,6 +92,20 @@ def session_patch(config: ModelConfig) -> Voxel:
     return tuple(math.ceil(max(p, SESSION_PATCH) / stride) * stride for p in config.patch)
 
 
+def session_radius(style: PromptStyle) -> int:
+    """The radius of the points that a session draws, in voxels.
+
+    Its points always fall off from their centre. For weights that know binary balls, the one that weighs as much.
+    """
+    if style.falloff:
+        return style.radius
+    weight = click_ball(style.radius, falloff=False).sum()
+    return min(
+        range(style.radius, 2 * style.radius + 1),
+        key=lambda radius: abs(float(click_ball(radius, falloff=True).sum() - weight)),
+    )
+
+
 def capability(config: ModelConfig) -> dict:
     """``inference_info.json``: which interactions the weights know, in which channels, and how a session draws them."""
     # A session counts channels from the previous mask on: the image comes before them.
@@ -104,7 +129,7 @@ def capability(config: ModelConfig) -> dict:
             "points": click,
             "scribble": scribble,
         },
-        "point_radius": config.style.radius,
+        "point_radius": session_radius(config.style),
         "preferred_scribble_thickness": [2, 2, 2],
         "interaction_decay": config.style.decay,
         "pad_mode_image": "constant",
@@ -132,11 +157,15 @@ def _differences(config: ModelConfig) -> list[str]:
     ]
     if not config.style.falloff:
         differences.insert(
-            0, "A session draws a point that falls off from its centre; these weights were trained with binary balls."
+            0,
+            "A session draws a point that falls off from its centre; these weights were trained with binary balls of "
+            f"radius {config.style.radius}, which weigh about as much as its points of radius "
+            f"{session_radius(config.style)}.",
         )
     if not config.keep_proportions:
         differences.append(
-            "Zoomed out, a session shrinks all axes alike; these weights were trained with a zoom for each axis."
+            "A session never enlarges a small or flat object, and zoomed out shrinks all axes alike; these weights "
+            "were trained with a zoom for each axis."
         )
     if session_patch(config) != config.patch:
         own, larger = ("×".join(map(str, patch)) for patch in (config.patch, session_patch(config)))

@@ -27,6 +27,7 @@ from inference.prompts import (
     PAPER_STYLE,
     PREVIOUS,
     PromptStyle,
+    click_ball,
 )
 from tests.inference.factories import TINY, peer_network, randomized, write_weights
 
@@ -162,6 +163,18 @@ def test_what_a_session_is_told(package: Any, tmp_path: Path) -> None:
     assert session.license == WEIGHTS_LICENCE
 
 
+@pytest.mark.parametrize(("style", "radius"), [(PAPER_STYLE, 6), (NNINTERACTIVE_STYLE, 4)], ids=["paper", "theirs"])
+def test_a_session_draws_points_of_the_weight_that_was_trained_with(
+    package: Any, style: PromptStyle, radius: int, tmp_path: Path
+) -> None:
+    """Its points always fall off: in place of a binary ball, it is told a larger one that adds up to as much."""
+    exported(tmp_path, replace(SMALL, style=style))
+    session = opened(package, tmp_path)
+    assert session.point_interaction.point_radius == radius
+    drawn = session.point_interaction.place_point((10, 10, 10), torch.zeros(21, 21, 21))
+    assert drawn.sum() == pytest.approx(float(click_ball(style.radius, style.falloff).sum()), rel=0.15)
+
+
 @pytest.mark.parametrize("falloff", [False, True])
 @pytest.mark.parametrize("proportions", [False, True])
 def test_what_differs_is_said(falloff: bool, proportions: bool) -> None:
@@ -177,12 +190,12 @@ def test_a_session_has_room_for_its_margins(package: Any, tmp_path: Path) -> Non
     session = package(device=torch.device("cpu"), torch_n_threads=1)
     session.initialize_from_trained_model_folder(str(tmp_path))
     session.network = _Inside().eval()
-    session.set_image(np.random.default_rng(0).normal(size=(1, 40, 150, 150)).astype(np.float32))
-    buffer = np.zeros((40, 150, 150), np.uint8)
+    session.set_image(np.random.default_rng(0).normal(size=(1, 20, 120, 120)).astype(np.float32))
+    buffer = np.zeros((20, 120, 120), np.uint8)
     session.set_target_buffer(buffer)
-    session.add_bbox_interaction([[5, 35], [10, 140], [10, 140]], True)
-    assert buffer[6:34, 12:138, 12:138].all()
-    assert session.configuration_manager.patch_size == [96, 96, 96]
+    session.add_bbox_interaction([[5, 15], [10, 110], [10, 110]], True)
+    assert buffer[6:14, 12:108, 12:108].all()
+    assert session.configuration_manager.patch_size == [80, 80, 80]
 
 
 class _Inside(nn.Module):
@@ -197,7 +210,7 @@ class _Inside(nn.Module):
 def test_a_larger_patch_is_said(patch: tuple[int, int, int], enough: bool) -> None:
     config = replace(SMALL, patch=patch)
     assert ("needs a patch" not in " ".join(capability(config)["differences"])) is enough
-    assert session_patch(config) == (patch if enough else (96, 96, 96))
+    assert session_patch(config) == (patch if enough else (80, 96, 96))
 
 
 def test_our_own_folder_comes_back_as_it_was(tmp_path: Path) -> None:
