@@ -60,7 +60,7 @@ def measure(config: TrainingConfig, volumes: list[Volume], options: argparse.Nam
     total, samples = sum(each.samples for each in made), made[0].samples
     drawn = list(stream(steps, 0, options.steps + 2, 0, device))
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), options.steps, device)
+        run = Run(Path(folder), device, steps=options.steps)
         state = begin(config, run, None)
 
         def step(drawn: Step) -> None:
