@@ -31,14 +31,13 @@ from inference.segmenter import load_segmenter, segment_case
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; errors of use end it with one line and exit code 2."""
+    """Run the command line; errors of use end it with one line and exit code 2, a network that failed with 1."""
     options = _parser().parse_args(arguments)
     try:
-        options.action(options)
+        return options.action(options) or 0
     except (CaseError, CheckpointError, DeviceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
     index, count = options.shard
     titles = group_titles(options.cases)
     paths = list_cases(*options.cases)[index - 1 :: count]
@@ -130,6 +129,10 @@ def _run(options: argparse.Namespace) -> None:
     write_csv(results)
     found = tuple(result for result in results.read_all() if result.case in titles)
     _print_figures([Measured(contestant.name, found)], titles)
+    if failed := sum(result.failed_objects > 0 for result in found):
+        # Something was written and scored all the same, so that weights which answer nothing look like a baseline.
+        print(f"error: the network failed in {failed} case(s), see the remarks above", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -12,6 +12,8 @@ from evaluation.__main__ import main
 from inference import checkpoint
 from inference.checkpoint import ModelConfig
 from inference.network import NetworkConfig, ResidualEncoderUNet
+from inference.options import DEFAULT_WEIGHTS
+from inference.predictor import Predictor
 from inference.prompts import PAPER_STYLE
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +58,18 @@ def test_the_segmenter_is_run_in_this_process(cases, tmp_path):
         (row,) = csv.DictReader(stream)
     assert row["Remark"] == ""
     assert all(float(row[f"RunningTime_{run}"]) > 0 for run in range(1, 7))
+
+
+def test_a_network_that_fails_is_an_error_though_something_is_scored(cases, tmp_path, monkeypatch, capsys):
+    def fails(self, channels):
+        raise ArithmeticError("no answer")
+
+    monkeypatch.setattr(Predictor, "forward", fails)
+    arguments = ["--cases", str(cases), "--results", str(tmp_path / "results"), "--weights", str(DEFAULT_WEIGHTS)]
+    assert main(["run", *arguments, "--device", "cpu", "--seconds-per-class", "3600"]) == 1
+    captured = capsys.readouterr()
+    assert "error: the network failed in" in captured.err.splitlines()[-1]
+    assert "DSC Final" in captured.out
 
 
 def test_shards_take_every_case_once_and_can_be_merged(cases, tmp_path):
