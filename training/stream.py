@@ -126,12 +126,13 @@ class Steps(Dataset[Step]):
     def finer_recipe(self, step: int, place: int) -> Recipe:
         """As :meth:`recipe`, for the fine pass: made, or of an object larger than the patch, if one is soon found."""
         random = np.random.default_rng((self.seed, step, place))
-        sampling, recipe, attempts = self.config.sampling, None, 0
+        sampling = self.config.sampling
         if random.random() < sampling.finer_made:
-            made = sampling.procedural + sampling.shapes + sampling.regions
-            recipe = self._made(made * random.random(), random, self.config.model.finer)
-            if recipe is not None:
-                return recipe
+            shares = sampling.procedural + sampling.shapes + sampling.regions
+            made = self._made(shares * random.random(), random, self.config.model.finer)
+            if made is not None:
+                return made
+        recipe, attempts = None, 0
         while recipe is None:
             attempts += 1
             index, volume = self._volume(random)
