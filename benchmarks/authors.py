@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.process import Cost, run
 from inference.checkpoint import ModelConfig
-from inference.nninteractive_export import export
+from inference.nninteractive import export
 
 CONTEXT = Path("docker/contexts/30_05_final")
 

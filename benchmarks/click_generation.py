@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from evaluation.simulated_user import Voxel, click_from_error
+from evaluation.simulated_user import click_from_error
+from inference.geometry import Voxel
 
 SHAPE = (200, 512, 512)
 REPETITIONS = 3

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inference import checkpoint
 from inference.cpu_forward import for_cpu
+from inference.model import load_model
 from inference.network import FULL, LogOddsUNet, ResidualEncoderUNet
 from inference.options import DEFAULT_WEIGHTS
 from tests.inference.factories import peer_network
@@ -45,7 +45,7 @@ def main() -> None:
         print("package: left out, since it is not installed; pip install dynamic-network-architectures")
     print(f"torch {torch.__version__}, {options.threads} thread(s), medians of {options.repeats} forwards in turns")
     for name in ("full", "default") if options.only is None else (options.only,):
-        patch = options.patch if name == "full" else checkpoint.load(DEFAULT_WEIGHTS)[1].patch[0]
+        patch = options.patch if name == "full" else load_model(DEFAULT_WEIGHTS)[1].patch[0]
         workers = {
             implementation: ProcessPoolExecutor(
                 1,
@@ -90,7 +90,7 @@ def _begin(name: str, implementation: str, patch: int, threads: int) -> None:
     global _network, _input
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    network = ResidualEncoderUNet(FULL).eval() if name == "full" else checkpoint.load(DEFAULT_WEIGHTS)[0]
+    network = ResidualEncoderUNet(FULL).eval() if name == "full" else load_model(DEFAULT_WEIGHTS)[0]
     _input = torch.randn(1, 8, patch, patch, patch)
     if implementation == "plain":
         _network = LogOddsUNet(network).eval().to(memory_format=torch.contiguous_format)

@@ -33,9 +33,9 @@ from torch import Tensor, nn
 
 from benchmarks.rows import Unavailable, Value, measure
 from benchmarks.whole_run import ROOT, ball_case, write_repeated
-from inference import checkpoint
 from inference.cpu_forward import for_cpu
 from inference.deadline import process_age
+from inference.model import load_model
 from inference.network import FULL, IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet, ResidualEncoderUNet
 from inference.options import DEFAULT_WEIGHTS
 from training.config import DEFAULT, TrainingConfig
@@ -98,7 +98,7 @@ def forward_plan(weights: Path, device: torch.device, quick: bool) -> Plan:
     """The rows of the forward alone."""
 
     def default() -> ResidualEncoderUNet:
-        return checkpoint.load(weights)[0]
+        return load_model(weights)[0]
 
     def full() -> ResidualEncoderUNet:
         return ResidualEncoderUNet(FULL).eval().requires_grad_(False)

@@ -18,8 +18,8 @@ from evaluation.cases import EvaluationCase, read_evaluation_case
 from evaluation.contestants import InProcess
 from evaluation.protocol import evaluate_case
 from evaluation.results import CaseResult
-from evaluation.simulated_user import Voxel
 from evaluation.table import ORGANIZERS_COLUMNS, csv_row
+from inference.geometry import Voxel
 
 TOLERANCE = 1e-6
 

@@ -28,10 +28,11 @@ from evaluation.metrics import score_segmentation
 from evaluation.protocol import evaluate_case
 from inference import window
 from inference.atomic import replacing
-from inference.case import Box, CaseError, ObjectPrompts, Voxel
+from inference.case import CaseError, ObjectPrompts
 from inference.checkpoint import CheckpointError
 from inference.fusion import Fusion
-from inference.refinement import ONE_FORWARD, TILES, RefinementConfig
+from inference.geometry import Box, Voxel
+from inference.refinement import ONE_FORWARD, RefinementConfig
 from inference.segmenter import Segmenter, load_segmenter
 
 UNSURE = 0.02
@@ -66,7 +67,7 @@ GROWN = replace(ONE_FORWARD, zoom_outs=RefinementConfig().zoom_outs)
 REFOCUSED = replace(GROWN, recenter=True)
 PIECES = replace(REFOCUSED, pieces=True)
 FINER = replace(PIECES, fine_pass=True)
-EDGES = replace(FINER, edges=True)
+EDGES = replace(FINER, guided_filter=True)
 INNER = replace(EDGES, inner_first=True)
 
 ROWS = {
@@ -79,7 +80,6 @@ ROWS = {
     "edges": Row("+ borders that follow the image's edges", EDGES),
     "inner": Row("+ inner boxes first (boxes)", INNER, as_above=False),
     "slices": Row("+ nothing outside of a box's slices (boxes; the default)", RefinementConfig(), as_above=False),
-    "tiles": Row("tiles along coarse borders instead of the last four", replace(PIECES, tiles=TILES)),
 }
 
 
@@ -136,7 +136,7 @@ def seen_coarsely(case: EvaluationCase, segmenter: Segmenter) -> float:
     config, shape = segmenter.config, case.image.shape
     truth, fusion = torch.from_numpy(case.truth), Fusion(shape)
     for item in case.objects:
-        around = window.window_for(item, shape, config.patch, config.keep_proportions)
+        around = window.window_for(item, shape, config.patch, config.isotropic_zoom)
         share = around.crop_label(truth, item.label)
         for where, log_odds in around.paste(torch.logit(share, eps=UNSURE), Box.of(shape)):
             fusion.add(item.label, where, log_odds)

@@ -29,7 +29,7 @@ with atheris.instrument_imports(include=["inference.case", "pickletools", "numpy
 
 import numpy as np
 
-from inference.case import Box
+from inference.geometry import Box
 from tests.inference.factories import array_bytes, array_header, box_entry, click_entries, volume
 
 SHAPE = (4, 5, 6)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from inference import __main__ as command
 from inference.atomic import SUFFIX
-from inference.case import Box
+from inference.geometry import Box
 from tests.inference.factories import read_output, volume, write_case, write_weights
 
 SHAPE = (64, 128, 128)

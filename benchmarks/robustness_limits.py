@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from inference.case import Box
+from inference.geometry import Box
 from tests.inference.factories import read_output, volume, write_case
 
 SUMMARY = re.compile(r"^(\S+): .* object\(s\), .*: ([\d.]+) s of ([\d.]+) s$", re.MULTILINE)

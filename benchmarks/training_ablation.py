@@ -22,7 +22,9 @@ from evaluation.results import ResultsFolder
 from evaluation.simulated_user import box_from_mask
 from inference import checkpoint
 from inference.atomic import replacing
-from inference.case import CaseError, read_array
+from inference.case import CaseError
+from inference.model import load_model
+from inference.npz import NpzError, read_array
 from training.config import DEFAULT, TrainingConfig
 from training.dataset import SMALLEST_OBJECT, by_source, load_volumes, source_of
 from training.lock import FolderInUseError
@@ -109,7 +111,7 @@ def run_variant(name: str, seed: int, options: argparse.Namespace, cases: Path) 
     out = options.out / f"{name}-{seed}"
     if not (out / "done").exists():
         config = VARIANTS[name][1](replace(DEFAULT, learning_rate=options.learning_rate, warmup=20))
-        network, model = checkpoint.load(options.init)
+        network, model = load_model(options.init)
         config = replace(config, model=replace(config.model, network=model.network))
         device = torch.device("cpu")
         # A step of either kind counts as the mean of both, so that all runs see about as many samples.
@@ -168,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
                 run_variant(name, seed, options, cases)
                 with replacing(options.out / "TABLE.md") as unfinished:
                     unfinished.write_text(table(options.out))
-    except (OSError, CaseError, checkpoint.CheckpointError, FolderInUseError, ResumeError) as error:
+    except (OSError, NpzError, checkpoint.CheckpointError, FolderInUseError, ResumeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(table(options.out))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.case import Voxel, read_array
-from inference.segmenter import label_extents
+from inference.geometry import Voxel, label_extents
+from inference.npz import read_array
 from tests.inference.factories import write_case
 
 
@@ -42,7 +42,7 @@ def repeated(path: Path, key: str, shape: Voxel) -> np.ndarray:
     """A real case's ``imgs`` or ``gts`` as uint8, repeated along each axis until it fills ``shape``.
 
     Raises:
-        inference.case.CaseError: the file cannot be read.
+        inference.npz.NpzError: the file cannot be read.
     """
     volume = read_array(path, key).astype(np.uint8)
     tiles = [-(-n // own) for n, own in zip(shape, volume.shape)]

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from inference import checkpoint
-from inference.nninteractive_export import WEIGHTS_LICENCE, export
+from inference.geometry import Box
+from inference.model import load_model
+from inference.nninteractive import WEIGHTS_LICENCE, export
 from inference.options import DEFAULT_WEIGHTS
 
 ROOT = Path(__file__).parents[1]
@@ -90,7 +91,7 @@ def _in_turns(commands: dict[str, list[str]], runs: int, output: Path) -> dict[s
 
 def _exported(weights: Path, folder: Path) -> Path:
     """The weights as nnInteractive loads them, under the fold that its challenge script asks for."""
-    network, config = checkpoint.load(weights)
+    network, config = load_model(weights)
     target = folder / "nninteractive"
     export(target, config, network.state_dict(), WEIGHTS_LICENCE)
     (target / "fold_0").rename(target / "fold_all")
@@ -110,13 +111,11 @@ def ball_case() -> dict[str, np.ndarray]:
     image = np.random.default_rng(0).normal(80, 20, shape)
     axes = np.ogrid[tuple(slice(0, size) for size in shape)]
     image[sum((axis - middle) ** 2 for axis, middle in zip(axes, centre)) <= radius**2] += 80
-    low, high = ([middle + sign * radius for middle in centre] for sign in (-1, 1))
-    box = {"z_min": low[0], "z_max": high[0], "z_mid": centre[0]}
-    box |= {"z_mid_y_min": low[1], "z_mid_y_max": high[1], "z_mid_x_min": low[2], "z_mid_x_max": high[2]}
+    low, high = (tuple(middle + sign * radius for middle in centre) for sign in (-1, 1))
     return {
         "imgs": image.clip(0, 255).astype(np.uint8),
         "spacing": np.ones(3),
-        "boxes": np.array([{key: np.int64(value) for key, value in box.items()}], dtype=object),
+        "boxes": np.array([{key: np.int64(value) for key, value in Box(low, high).entry().items()}], dtype=object),
     }
 
 

@@ -15,7 +15,8 @@ from conversion.prompts import with_negative_values
 from conversion.source import Source, add_options, read_source
 from conversion.volume import ConversionError, check_mask_name, read_volume, write_mask
 from evaluation.modality import MODALITIES
-from inference.case import Box, Case, CaseError, ObjectPrompts
+from inference.case import Case, CaseError, ObjectPrompts
+from inference.geometry import Box
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -106,15 +107,8 @@ def _with_truth(path: Path, source: Source) -> tuple[NDArray[np.uint8], tuple[Ob
     from evaluation.simulated_user import box_from_mask  # Its libraries take a second.
 
     random = np.random.default_rng(0)
-    boxes = [_box(box_from_mask(truth == label, random)) for label in range(1, len(ids) + 1)]
+    boxes = [Box.from_entry(box_from_mask(truth == label, random)) for label in range(1, len(ids) + 1)]
     return truth, tuple(ObjectPrompts(label, box) for label, box in enumerate(boxes, start=1)), ids
-
-
-def _box(entry: dict[str, int]) -> Box:
-    return Box(
-        (entry["z_min"], entry["z_mid_y_min"], entry["z_mid_x_min"]),
-        (entry["z_max"], entry["z_mid_y_max"], entry["z_mid_x_max"]),
-    )
 
 
 def _from_case(options: argparse.Namespace) -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from conversion.volume import ConversionError
 from inference.atomic import replacing
-from inference.case import Box, CaseError, ObjectPrompts, read_array
+from inference.case import ObjectPrompts
+from inference.npz import NpzError, read_array
 
 
 def write_case(
@@ -48,7 +49,7 @@ def write_case(
             f"{len(boxes)} boxes for {len(objects)} objects; expected a --box for each object of a case, or for none"
         )
     if boxes:
-        arrays["boxes"] = np.array([_box_entry(box) for box in boxes])
+        arrays["boxes"] = np.array([box.entry() for box in boxes])
     if clicked:
         arrays |= _clicks(objects)
         previous = np.zeros(image.shape, np.uint8) if previous is None else previous
@@ -70,7 +71,7 @@ def read_result(path: Path) -> NDArray[np.uint8]:
     """
     try:
         labels = read_array(path, "segs")
-    except CaseError as error:
+    except NpzError as error:
         raise ConversionError(str(error)) from error
     if labels.ndim != 3 or labels.dtype.kind not in "bui" or labels.min() < 0 or labels.max() > 255:
         raise ConversionError(
@@ -90,24 +91,11 @@ def read_ids(path: Path) -> list[int]:
             if "label_ids" not in arrays.files:
                 return []
         ids = read_array(path, "label_ids")
-    except (CaseError, OSError, ValueError, zipfile.BadZipFile) as error:
+    except (NpzError, OSError, ValueError, zipfile.BadZipFile) as error:
         raise ConversionError(f"{path}: not a readable case ({error}); expected what to-case wrote") from error
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or not 1 <= len(ids) <= 255 or ids.min() < 1:
         raise ConversionError(f"{path}: label_ids holds no labels; expected what to-case wrote")
     return ids.tolist()
-
-
-def _box_entry(box: Box) -> dict[str, int]:
-    (z_min, y_min, x_min), (z_max, y_max, x_max) = box.lower, box.upper
-    return {
-        "z_min": z_min,
-        "z_max": z_max,
-        "z_mid": z_min + (z_max - z_min + 1) // 2,
-        "z_mid_x_min": x_min,
-        "z_mid_x_max": x_max,
-        "z_mid_y_min": y_min,
-        "z_mid_y_max": y_max,
-    }
 
 
 def _clicks(objects: Sequence[ObjectPrompts]) -> dict[str, NDArray]:

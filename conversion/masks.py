@@ -10,7 +10,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from conversion.volume import ConversionError, check_same_grid, read_volume
-from inference.case import MAX_OBJECTS, labels_in
+from inference.case import MAX_OBJECTS
+from inference.geometry import labels_in
 
 WHOLE = 1e-3
 """A label may be this far from a whole number: programs scale label maps as they scale images."""

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from conversion.source import Source
 from inference.atomic import replacing
-from inference.case import ObjectPrompts, Voxel
+from inference.case import ObjectPrompts
+from inference.geometry import Voxel
 
 MOST_OBJECTS = 12
 """Rows of the picture; further objects are left out of it."""

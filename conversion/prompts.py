@@ -18,7 +18,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from conversion.volume import ConversionError, corners
-from inference.case import MAX_OBJECTS, Box, Click, ObjectPrompts, Voxel
+from inference.case import MAX_OBJECTS, Click, ObjectPrompts
+from inference.geometry import Box, Voxel
 
 AXES = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
 """Direction in the patient -> axis of patient space (LPS), and its sign."""

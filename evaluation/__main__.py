@@ -162,7 +162,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     print(calibration.table(found))
     stored = segmenter.config.temperature
     print(f"best temperature {found.temperature:.3f} on top of the weights' {stored:g}; to store it:")
-    print(f"python -m inference.checkpoint {options.weights} OUT.pt --temperature {stored * found.temperature:.3f}")
+    print(f"python -m inference.model {options.weights} OUT.pt --temperature {stored * found.temperature:.3f}")
     print(results.path / calibration.PICTURE_FILE)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
-from evaluation.simulated_user import Voxel
-from inference.case import Box, Case, ObjectPrompts
+from inference.case import Case, ObjectPrompts
+from inference.geometry import Box, Voxel
 from inference.placement import central_third
 
 INSIDE, OUTSIDE = 1, 2

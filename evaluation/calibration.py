@@ -25,10 +25,11 @@ from evaluation.reliability import Calibration, LogOddsHistogram, mean_histogram
 from evaluation.results import ResultsFolder, write_atomically
 from evaluation.simulated_user import click_from_error
 from evaluation.summary import ALL, MODALITY_ORDER
-from inference.case import Box, Case, CaseError, Click, ObjectPrompts, Voxel
+from inference.case import Case, CaseError, Click, ObjectPrompts
 from inference.deadline import Deadline
 from inference.fusion import Fusion
-from inference.segmenter import Segmenter, label_extents, segment_case
+from inference.geometry import Box, Voxel, label_extents
+from inference.segmenter import Segmenter, segment_case
 
 FOLDER = "calibration"
 SUMMARY_FILE = "calibration.json"

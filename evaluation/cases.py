@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.metrics import object_labels
-from evaluation.simulated_user import Voxel, box_from_mask
-from inference.case import Box, CaseError, ObjectPrompts, read_case
+from evaluation.simulated_user import box_from_mask
+from inference.case import CaseError, ObjectPrompts, read_case
+from inference.geometry import Box, Voxel
 
 PlacedClick = tuple[Voxel, bool]
 """Position (z, y, x), and whether it lies in the object."""
@@ -132,16 +133,7 @@ def with_boxes(case: EvaluationCase, rng: np.random.Generator) -> EvaluationCase
         rng: source of the boxes' jitter.
     """
     boxes = [box_from_mask(case.truth == item.label, rng) for item in case.objects]
-    objects = tuple(
-        replace(
-            item,
-            box=Box(
-                (box["z_min"], box["z_mid_y_min"], box["z_mid_x_min"]),
-                (box["z_max"], box["z_mid_y_max"], box["z_mid_x_max"]),
-            ),
-        )
-        for item, box in zip(case.objects, boxes, strict=True)
-    )
+    objects = tuple(replace(item, box=Box.from_entry(box)) for item, box in zip(case.objects, boxes, strict=True))
     return replace(case, objects=objects, stored=case.stored | {"boxes": _npy(np.array(boxes))})
 
 

@@ -12,8 +12,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from evaluation.cases import EvaluationCase, PlacedClick
-from evaluation.crop import bounding_box
 from evaluation.results import CaseResult
+from inference.geometry import bounding_box
 
 OBJECT_COLOURS = ("#ffb000", "#4cc9f0", "#f06292", "#9ccc65", "#b39ddb", "#ff8a65", "#4db6ac", "#fff176")
 FOREGROUND_CLICK, BACKGROUND_CLICK = "#37d67a", "#ff4d4d"
@@ -105,10 +105,10 @@ def _view(case: EvaluationCase, segmentations: NDArray[np.uint8], depth: int) ->
     box = bounding_box(shown[None])
     if box is None:
         return slice(0, shown.shape[0]), slice(0, shown.shape[1])
-    margin = MARGIN * max(edge.stop - edge.start for edge in box[1:])
+    margin = MARGIN * max(box.size[1:])
     return tuple(
         slice(max(0, int(edge.start - margin)), min(size, int(np.ceil(edge.stop + margin))))
-        for edge, size in zip(box[1:], shown.shape, strict=True)
+        for edge, size in zip(box.slices[1:], shown.shape, strict=True)
     )
 
 

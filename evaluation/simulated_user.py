@@ -8,7 +8,7 @@ looks at the error's box only.
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.crop import BoxSlices, bounding_box
+from inference.geometry import Box, Voxel, bounding_box
 
 try:
     import cc3d
@@ -19,7 +19,7 @@ try:
 except ImportError:
     edt = None
 
-Voxel = tuple[int, int, int]
+BoxSlices = tuple[slice, slice, slice]
 
 JITTER_MAX = 5
 """Largest widening of a box in pixels, for a slice of `JITTER_REFERENCE` pixels."""
@@ -68,16 +68,12 @@ def middle_slice_box(mask: NDArray[np.bool_], corner: Voxel = (0, 0, 0)) -> dict
     middle = occupied[occupied.size // 2]
     rows = np.flatnonzero(mask[middle].any(axis=1))
     columns = np.flatnonzero(mask[middle].any(axis=0))
-    z, y, x = corner
-    return {
-        "z_min": int(occupied[0]) + z,
-        "z_max": int(occupied[-1]) + z,
-        "z_mid": int(middle) + z,
-        "z_mid_x_min": int(columns[0]) + x,
-        "z_mid_x_max": int(columns[-1]) + x,
-        "z_mid_y_min": int(rows[0]) + y,
-        "z_mid_y_max": int(rows[-1]) + y,
-    }
+    lower, upper = (
+        tuple(int(v) + start for v, start in zip((occupied[end], rows[end], columns[end]), corner, strict=True))
+        for end in (0, -1)
+    )
+    # Of the slices that the object is in, which need not be all between its first and its last.
+    return Box(lower, upper).entry() | {"z_mid": int(middle) + corner[0]}
 
 
 def jittered_box(box: dict[str, int], slice_shape: tuple[int, int], rng: np.random.Generator) -> dict[str, int]:
@@ -118,7 +114,7 @@ def click_from_error(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) ->
     box = bounding_box(error)
     if box is None:
         return None
-    component, corner = _largest_component(error, box)
+    component, corner = _largest_component(error, box.slices)
     depth = _depth(component)
     deepest = np.argwhere(depth == depth.max())
     choice = deepest[np.random.RandomState(TIE_SEED).choice(len(deepest))]

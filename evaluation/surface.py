@@ -16,7 +16,7 @@ from surface_distance.lookup_tables import (
     create_table_neighbour_code_to_surface_area,
 )
 
-from evaluation.crop import bounding_box
+from inference.geometry import bounding_box
 
 ALL_INSIDE = 255
 """The code of a corner whose eight voxels all belong to the mask; 0 if none does. There is no surface at either."""
@@ -35,7 +35,7 @@ def surface_dice(
     """
     if not predicted.any():
         return 0.0
-    box = bounding_box(truth | predicted)
+    box = bounding_box(truth | predicted).slices
     areas = np.asarray(create_table_neighbour_code_to_surface_area(tuple(float(edge) for edge in spacing)))
     true_codes, predicted_codes = _corner_codes(truth[box]), _corner_codes(predicted[box])
     within = whole = 0.0

@@ -22,7 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from inference.atomic import replacing
-from inference.case import Case, CaseError, read_array, read_case
+from inference.case import Case, CaseError, read_case
+from inference.npz import NpzError, read_array
 
 PAGE_BYTES = 29_000_000
 """A page that mails and opens; the image is stored as well as fits."""
@@ -237,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise CaseError(f"{options.case}: not a case; expected an .npz: for an image, python -m conversion view")
         case = read_case(options.case)
         size = write_view(page, case, list(_read_layers(options.case, case, options.result, options.run)))
-    except (CaseError, OSError) as error:
+    except (NpzError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{page}: {size / 1e6:.1f} MB; open it in a browser")

@@ -30,7 +30,6 @@ from inference.checkpoint import CheckpointError
 from inference.deadline import Deadline, Watchdog, process_age
 from inference.options import add_network_options
 from inference.predictor import DeviceError
-from inference.proposals import WITHOUT_PROMPTS
 from inference.segmenter import Segmenter, load_segmenter, segment_case
 
 # Nor does any of them become garbage: the next search would go through them all, and find nothing.
@@ -65,17 +64,9 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
         default=variable("SEGFM3D_RUNS_PER_CASE", "6"),
         help="runs that share this limit",
     )
-    parser.add_argument(
-        "--without-prompts",
-        default=variable("SEGFM3D_WITHOUT_PROMPTS", "regions"),
-        help="where to look for an object of which nothing is known: regions (the most object-like ones of the image) "
-        "or central-third (the paper's)",
-    )
     chosen = parser.parse_args(arguments)
     if chosen.seconds_per_class <= 0 or chosen.runs_per_case <= 0:
         parser.error("--seconds-per-class and --runs-per-case: expected numbers above 0")
-    if chosen.without_prompts not in WITHOUT_PROMPTS:  # A default is not held against choices.
-        parser.error(f"--without-prompts {chosen.without_prompts}: expected {' or '.join(WITHOUT_PROMPTS)}")
     return chosen
 
 
@@ -114,7 +105,7 @@ def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, spent: float) -> 
     segmenter = None
     try:
         segmenter = load_segmenter(chosen.weights, chosen.device)
-        _say(f"weights {chosen.weights.name}, patch {segmenter.config.patch}, on {segmenter.predictor.device}")
+        _log(f"weights {chosen.weights.name}, patch {segmenter.config.patch}, on {segmenter.predictor.device}")
     except Exception as error:  # Weights may be broken in a way that torch does not foresee.
         reason = str(error)
         if not isinstance(error, (CheckpointError, DeviceError)):
@@ -132,7 +123,7 @@ def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, spent: float) -> 
         spent = 0.0
     failures += segmenter.failures if segmenter is not None else 0
     if failures:
-        _say(f"{failures} error(s); see above", sys.stderr)
+        _log(f"{failures} error(s); see above", sys.stderr)
     return TERMINATED if watchdog.stopped else 1 if failures else 0
 
 
@@ -153,17 +144,16 @@ def _run(path: Path, chosen: argparse.Namespace, segmenter: Segmenter | None, wa
     except CaseError as error:
         return not _fail(str(error))
     for note in case.notes:
-        _say(f"{case.name}: {note}")
+        _log(f"{case.name}: {note}")
     budget = chosen.seconds_per_class * len(case.objects) / chosen.runs_per_case
     deadline = Deadline(budget, spent=spent + time.monotonic() - began)
     fine = True
 
     def log(line: str) -> None:
-        _say(f"{path.name}: {line}")
+        _log(f"{path.name}: {line}")
 
     try:
-        completed = WITHOUT_PROMPTS[chosen.without_prompts](case, log)
-        segmentation = segment_case(completed, segmenter, deadline, watchdog, log)
+        segmentation = segment_case(case, segmenter, deadline, watchdog, log)
     except Exception as error:  # A valid output matters more than any one failure, which is shown whole.
         _show_traceback()
         fine = not _fail(f"{case.name}: {type(error).__name__}: {error}; writing what needs no network")
@@ -172,7 +162,7 @@ def _run(path: Path, chosen: argparse.Namespace, segmenter: Segmenter | None, wa
         write_segmentation(chosen.outputs / case.name, segmentation)
     except OSError as error:
         return not _fail(f"{chosen.outputs / case.name}: cannot be written ({error.strerror}); an older file is kept")
-    _say(_summary(case, budget - deadline.remaining(), budget))
+    _log(_summary(case, budget - deadline.remaining(), budget))
     return fine
 
 
@@ -187,17 +177,17 @@ def _summary(case: Case, seconds: float, budget: float) -> str:
 
 
 def _fail(message: str) -> int:
-    _say(f"error: {message}", sys.stderr)
+    _log(f"error: {message}", sys.stderr)
     return 1
 
 
 def _show_traceback() -> None:
     for line in traceback.format_exc().splitlines():
-        _say(line, sys.stderr)
+        _log(line, sys.stderr)
 
 
-def _say(message: str, stream: TextIO | None = None) -> None:
-    """One line for people, whatever the names in it hold: line breaks and what cannot be encoded are written out."""
+def _log(message: str, stream: TextIO | None = None) -> None:
+    """Writes one line for people, whatever the names in it hold: line breaks and what cannot be encoded are escaped."""
     stream = stream or sys.stdout
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
     encoding = getattr(stream, "encoding", None) or "utf-8"

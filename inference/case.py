@@ -1,92 +1,33 @@
-"""A case on disk: read, check, write (the challenge's ``.npz`` contract).
+"""A case on disk: read, repaired, written (the challenge's ``.npz`` contract).
 
-Axis order is (z, y, x) throughout. Nothing in a file can run code: object arrays are unpickled with an allow-list of
-opcodes and globals, and sizes are checked against what the file holds before memory is taken.
+Axis order is (z, y, x) throughout. Files are read by :mod:`inference.npz`: nothing in them can run code.
 """
 
 from __future__ import annotations
 
-import io
-import lzma
 import math
 import os
-import pickle
-import pickletools
-import re
-import stat
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from inference.atomic import replacing
-from inference.memory import available_memory
+from inference.geometry import Box, Voxel, labels_in, rounded_voxel
+from inference.npz import MAX_PICKLE_BYTES, NpzError, open_npz, read_member
 
 MAX_OBJECTS = 255
-MAX_VOLUME_BYTES = 2**33
-"""An image of 1024³ voxels in float64."""
-MAX_PROMPT_BYTES = 2**22
-"""Boxes, clicks and their order: a real file holds some kilobytes of them."""
 WORKING_BYTES_A_VOXEL = 16
 """What segmenting takes beside the image: 4 for a copy as float32, 9 to fuse, 2 for the label maps of this and the
 previous run, 1 for masks while reading."""
 WORKING_BYTES = 2**30
 """What the network takes, and the slabs of a window's resampling."""
 
-Voxel = tuple[int, int, int]
 
-
-class CaseError(ValueError):
+class CaseError(NpzError):
     """A case that cannot be used; the message is one line: which file, what is wrong, what is expected."""
-
-
-@dataclass(frozen=True)
-class Box:
-    """A closed interval of voxels: both corners belong to it."""
-
-    lower: Voxel
-    upper: Voxel
-
-    @classmethod
-    def of(cls, shape: Voxel) -> Box:
-        """All of an image of ``shape``."""
-        return cls((0, 0, 0), tuple(n - 1 for n in shape))
-
-    @property
-    def size(self) -> Voxel:
-        return tuple(upper - lower + 1 for lower, upper in zip(self.lower, self.upper))
-
-    @property
-    def voxels(self) -> int:
-        return math.prod(self.size)
-
-    @property
-    def slices(self) -> tuple[slice, slice, slice]:
-        return tuple(slice(lower, upper + 1) for lower, upper in zip(self.lower, self.upper))
-
-    def contains(self, voxel: Voxel) -> bool:
-        return all(lower <= v <= upper for lower, v, upper in zip(self.lower, voxel, self.upper))
-
-    def union(self, other: Box) -> Box:
-        return Box(tuple(map(min, self.lower, other.lower)), tuple(map(max, self.upper, other.upper)))
-
-    def clipped(self, shape: Voxel) -> Box | None:
-        """The part inside an image of ``shape``; None if there is none."""
-        return self.intersection(Box.of(shape))
-
-    def intersection(self, other: Box) -> Box | None:
-        """What both have in common; None if there is nothing."""
-        lower, upper = tuple(map(max, self.lower, other.lower)), tuple(map(min, self.upper, other.upper))
-        return Box(lower, upper) if all(a <= b for a, b in zip(lower, upper)) else None
-
-    def slices_in(self, other: Box) -> tuple[slice, slice, slice]:
-        """Where this box lies in a box that holds it."""
-        return tuple(slice(a - b, c - b + 1) for a, b, c in zip(self.lower, other.lower, self.upper))
 
 
 @dataclass(frozen=True)
@@ -99,16 +40,11 @@ class Click:
 
 @dataclass(frozen=True)
 class ObjectPrompts:
-    """What the user said about one object; clicks in the order in which they were made.
-
-    Args:
-        guessed: whether the box is not the user's but a region of the image (:mod:`inference.proposals`).
-    """
+    """What the user said about one object; clicks in the order in which they were made."""
 
     label: int
     box: Box | None = None
     clicks: tuple[Click, ...] = ()
-    guessed: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,44 +78,11 @@ def read_case(path: str | os.PathLike) -> Case:
     Raises:
         CaseError: the file is unreadable, unsafe, or has no usable image.
     """
-    with _reading(Path(path)) as archive:
-        return _read_case(archive, Path(path).name)
-
-
-def read_array(path: str | os.PathLike, key: str) -> np.ndarray:
-    """Reads one array of a challenge file, for example ``gts`` of a training case, as safely as :func:`read_case`.
-
-    Raises:
-        CaseError: the file is unreadable or unsafe, or lacks the key.
-    """
-    with _reading(Path(path)) as archive:
-        return _read_array(archive, key)
-
-
-def labels_in(labels: np.ndarray) -> list[int]:
-    """The labels that a label map, uint8 or uint16, holds: ascending, without 0."""
-    present = np.zeros(np.iinfo(labels.dtype).max + 1, bool)
-    for plane in labels:  # Plane by plane: numpy's indices take eight times the memory of what they index.
-        present[plane] = True
-    return [int(label) for label in np.flatnonzero(present) if label]
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The opened file; whatever goes wrong in the block becomes one line that names it."""
     try:
-        # A pipe would be waited for without end.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise CaseError("not a regular file; expected a zip of arrays")
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except CaseError as error:
-        raise CaseError(f"{path.name}: {_shortened(str(error), 400)}") from error
-    except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError) as error:
-        # Zipfile's words for a broken directory (ValueError) and for an encrypted or unknown member (RuntimeError).
-        raise CaseError(
-            f"{path.name}: not a readable .npz file ({_one_line(error)}); expected a zip of arrays"
-        ) from error
+        with open_npz(Path(path)) as archive:
+            return _read_case(archive, Path(path).name)
+    except NpzError as error:
+        raise CaseError(str(error)) from error
 
 
 def write_segmentation(path: str | os.PathLike, segmentation: np.ndarray) -> None:
@@ -207,7 +110,7 @@ def write_segmentation(path: str | os.PathLike, segmentation: np.ndarray) -> Non
 def _read_case(archive: zipfile.ZipFile, name: str) -> Case:
     notes: list[str] = []
     members = {member.removesuffix(".npy") for member in archive.namelist()}
-    image = _usable_image(_read_array(archive, "imgs", beside=WORKING_BYTES_A_VOXEL), notes)
+    image = _usable_image(_read_volume(archive, "imgs"), notes)
     shape = image.shape
     spacing = _spacing(_optional(archive, members, "spacing"), notes)
     boxes = _entries(_optional(archive, members, "boxes"))
@@ -240,175 +143,13 @@ def _read_case(archive: zipfile.ZipFile, name: str) -> Case:
 
 
 def _optional(archive: zipfile.ZipFile, members: set[str], key: str) -> np.ndarray | None:
-    return _read_array(archive, key, MAX_PROMPT_BYTES) if key in members else None
+    # Boxes, clicks and their order: a real file holds some kilobytes of them.
+    return read_member(archive, key, MAX_PICKLE_BYTES) if key in members else None
 
 
-def _read_array(archive: zipfile.ZipFile, key: str, limit: int = MAX_VOLUME_BYTES, beside: int = 0) -> np.ndarray:
-    """One array of the file, its size checked before memory is taken for it.
-
-    Args:
-        limit: bytes that it may have.
-        beside: bytes an element that must be left when it has been read; if not 0, ``WORKING_BYTES`` too.
-    """
-    try:
-        info = archive.getinfo(f"{key}.npy")
-    except KeyError:
-        found = ", ".join(member.removesuffix(".npy") for member in sorted(archive.namelist())) or "none"
-        raise CaseError(
-            f"no key '{key}' (found: {_shortened(found)}); expected a file written by numpy.savez"
-        ) from None
-    with archive.open(info) as member:
-        try:
-            version = np.lib.format.read_magic(member)
-            # The later versions are for headers beyond 64 kB, which no real file has.
-            if version != (1, 0):
-                raise ValueError(f"array format {version}")
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error):
-            raise
-        except Exception as error:  # A broken header raises whatever its bytes happen to spell.
-            raise CaseError(f"key '{key}' has a broken array header ({_one_line(error)})") from error
-        if dtype.hasobject:
-            if info.file_size > MAX_PROMPT_BYTES:
-                raise CaseError(
-                    f"key '{key}' declares {info.file_size} bytes of objects; at most {MAX_PROMPT_BYTES} expected"
-                )
-            return _unpickle(member.read(MAX_PROMPT_BYTES + 1), key)
-        if any(n < 0 for n in shape):
-            raise CaseError(f"key '{key}' has shape {shape}; expected axes of at least 0")
-        if dtype.kind not in "biufSU" or dtype.itemsize == 0:
-            raise CaseError(f"key '{key}' has dtype {dtype}; expected real numbers or text")
-        count = math.prod(shape)
-        declared = count * dtype.itemsize
-        if declared > limit:
-            raise CaseError(f"key '{key}' declares {declared} bytes; at most {limit} expected")
-        if declared > info.file_size:
-            raise CaseError(f"key '{key}' declares {declared} bytes and holds {info.file_size}; the file is truncated")
-        needed = declared + count * beside + (WORKING_BYTES if beside else 0)
-        if declared > MAX_PROMPT_BYTES and needed > (available := available_memory()):
-            raise CaseError(
-                f"key '{key}' with shape {shape} and dtype {dtype} needs {needed / 2**30:.1f} GiB of memory, and "
-                f"{available / 2**30:.1f} GiB are free; expected a smaller volume"
-            )
-        flat = np.empty(count, dtype)
-        _fill(member, flat, key)
-    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
-
-
-def _fill(member: BinaryIO, flat: np.ndarray, key: str) -> None:
-    """Reads into an array in pieces, so that the decompressed bytes exist only once."""
-    if flat.size == 0:
-        return
-    target = memoryview(flat.view(np.uint8))
-    done = 0
-    while done < len(target):
-        piece = member.read(min(len(target) - done, 2**22))
-        if not piece:
-            raise CaseError(f"key '{key}' ends after {done} of {len(target)} bytes; the file is truncated")
-        target[done : done + len(piece)] = piece
-        done += len(piece)
-
-
-_OPCODES = frozenset(
-    [
-        *("PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
-        *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-        *("BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
-        *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS"),
-        *("EMPTY_DICT", "SETITEM", "SETITEMS", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
-    ]
-)
-"""What pickles of numpy arrays, containers, numbers and text are made of, from protocol 2 on."""
-
-
-class _SafeUnpickler(pickle.Unpickler):
-    """Knows the four names that numpy's pickles need, and gives each a stand-in that checks what numpy takes on trust.
-
-    Numpy's own functions believe a pickle: a shape without data takes memory, a wrong state crashes the process.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        stand_ins = {
-            "numpy.ndarray": _Array,
-            "numpy.dtype": _Dtype,
-            "numpy.multiarray._reconstruct": _StandIn(_empty_array),
-            "numpy.multiarray.scalar": _StandIn(_scalar),
-        }
-        known = re.sub(r"^numpy\._?core\.", "numpy.", f"{module}.{name}")
-        if known not in stand_ins:
-            raise CaseError(f"refused to unpickle {module}.{name}; only numpy arrays and plain values are expected")
-        return stand_ins[known]
-
-
-class _StandIn:
-    """A function that a pickle can call and cannot change: ``BUILD`` would set attributes of a bare one."""
-
-    def __init__(self, function: Callable) -> None:
-        self._function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __setstate__(self, _: Any) -> None:
-        raise CaseError("refused a pickle that changes what reads it")
-
-
-class _Dtype:
-    """Stands in for ``numpy.dtype``: a simple type's code, and of the state that follows it the byte order."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        if not isinstance(code, str) or not re.fullmatch(r"[biufcSUO]\d{1,6}", code):
-            raise CaseError("refused an unusual dtype; only numbers, text and objects are expected")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: tuple) -> None:
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _Array(np.ndarray):
-    """Stands in for ``numpy.ndarray``: as many elements as its shape says, or none."""
-
-    def __new__(cls, *_: Any) -> _Array:
-        raise CaseError("refused an array that is not filled; expected arrays pickled by numpy")
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, stand_in, fortran, content = state
-        held = len(content) if stand_in.dtype.hasobject else len(content) // max(stand_in.dtype.itemsize, 1)
-        if any(n < 0 for n in shape) or math.prod(shape) != held:
-            raise CaseError(f"refused an array of shape {shape} that holds {held} elements")
-        super().__setstate__((1, shape, stand_in.dtype, fortran, content))
-
-
-def _empty_array(_: type, shape: tuple, *__: Any) -> _Array:
-    """Stands in for ``_reconstruct``: what numpy's pickles begin an array with, to be filled by its state."""
-    if shape != (0,):
-        raise CaseError("refused an array that does not start empty; expected arrays pickled by numpy")
-    return np.ndarray.__new__(_Array, (0,), "b")
-
-
-def _scalar(stand_in: _Dtype, content: bytes) -> np.generic:
-    """Stands in for ``scalar``: one number or text from its bytes."""
-    if stand_in.dtype.hasobject or len(content) != stand_in.dtype.itemsize:
-        raise CaseError(f"refused a {stand_in.dtype} of {len(content)} bytes")
-    return np.frombuffer(content, stand_in.dtype)[0]
-
-
-def _unpickle(payload: bytes, key: str) -> np.ndarray:
-    try:
-        for opcode, argument, _ in pickletools.genops(payload):
-            if opcode.name not in _OPCODES:
-                raise CaseError(f"refused the pickle opcode {opcode.name}; only arrays and plain values are expected")
-            # A memo index far beyond the payload makes the unpickler take memory for all below it.
-            if opcode.name in ("BINPUT", "LONG_BINPUT") and argument > len(payload):
-                raise CaseError(f"refused a pickle with memo index {argument}")
-        value = _SafeUnpickler(io.BytesIO(payload)).load()
-    except CaseError as error:
-        raise CaseError(f"key '{key}': {error}") from error
-    except Exception as error:  # A broken pickle raises whatever its bytes happen to spell.
-        raise CaseError(f"key '{key}' is not a readable pickle ({type(error).__name__}: {_one_line(error)})") from error
-    if not isinstance(value, np.ndarray):
-        raise CaseError(f"key '{key}' holds a pickled {type(value).__name__}; expected an array")
-    return value.view(np.ndarray)
+def _read_volume(archive: zipfile.ZipFile, key: str) -> np.ndarray:
+    """A volume of the image's shape, if there is memory to segment the image beside it."""
+    return read_member(archive, key, beside=WORKING_BYTES_A_VOXEL, reserve=WORKING_BYTES)
 
 
 def _usable_image(image: np.ndarray, notes: list[str]) -> np.ndarray:
@@ -438,10 +179,10 @@ def _spacing(spacing: np.ndarray | None, notes: list[str]) -> tuple[float, float
 def _previous(archive: zipfile.ZipFile, shape: Voxel, notes: list[str]) -> np.ndarray | None:
     """The previous run's label map; None, with a note, if it is none of this image: it can be done without."""
     try:
-        previous = _read_array(archive, "prev_pred", beside=WORKING_BYTES_A_VOXEL)
+        previous = _read_volume(archive, "prev_pred")
         if previous.shape != shape or previous.dtype.kind not in "buif":
             raise CaseError(f"key 'prev_pred' is {previous.dtype} {previous.shape}; expected integers {shape}")
-    except CaseError as error:
+    except NpzError as error:
         notes.append(f"{error}; it is not used")
         return None
     if previous.dtype == np.uint8:
@@ -460,30 +201,16 @@ def _entries(value: np.ndarray | None) -> list:
     return list(value)
 
 
-def _integers(values: Any) -> Voxel | None:
-    """Three finite numbers, rounded; None if they are not."""
-    try:
-        numbers = [float(v) for v in values]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    if len(numbers) != 3 or not all(math.isfinite(v) and abs(v) < 2**53 for v in numbers):
-        return None
-    return tuple(round(v) for v in numbers)
-
-
 def _box(entry: Any, shape: Voxel, label: int, notes: list[str]) -> Box | None:
     """The box of an entry; None, with a note, if it says nothing about this image."""
-    if not isinstance(entry, dict):
-        notes.append(f"object {label}: its box is not a dictionary; the object is taken as having none")
+    try:
+        stated = Box.from_entry(entry)
+    except ValueError as error:
+        notes.append(f"object {label}: its box {error}; the object is taken as having none")
         return None
-    first = _integers(entry.get(key) for key in ("z_min", "z_mid_y_min", "z_mid_x_min"))
-    second = _integers(entry.get(key) for key in ("z_max", "z_mid_y_max", "z_mid_x_max"))
-    if first is None or second is None:
-        notes.append(f"object {label}: its box lacks a number; the object is taken as having none")
-        return None
-    box = Box(tuple(map(min, first, second)), tuple(map(max, first, second)))
+    box = Box(tuple(map(min, stated.lower, stated.upper)), tuple(map(max, stated.lower, stated.upper)))
     clipped = box.clipped(shape)
-    if box.lower != first:
+    if box != stated:
         notes.append(f"object {label}: its box is inverted; its corners are put in order")
     if clipped is None:
         notes.append(f"object {label}: its box lies outside the image; the object is taken as having none")
@@ -504,7 +231,7 @@ def _clicks(entry: Any, order: Any, shape: Voxel, label: int, notes: list[str]) 
     positions = {kind: iter(lists[kind]) for kind in lists}
     clicks = []
     for kind in kinds:
-        position = _integers(next(positions[kind]))
+        position = rounded_voxel(next(positions[kind]))
         if position is None or not all(0 <= v < n for v, n in zip(position, shape)):
             notes.append(f"object {label}: a click that is no voxel of the image is left aside")
         else:
@@ -514,12 +241,3 @@ def _clicks(entry: Any, order: Any, shape: Voxel, label: int, notes: list[str]) 
 
 def _as_list(value: Any) -> list:
     return list(value) if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim) else []
-
-
-def _one_line(error: BaseException) -> str:
-    return _shortened(str(error)) or type(error).__name__
-
-
-def _shortened(text: str, length: int = 200) -> str:
-    """At most ``length`` characters on one line."""
-    return " ".join(text.split())[:length]

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.case import Box, ObjectPrompts, Voxel
+from inference.case import ObjectPrompts
+from inference.geometry import Box, Voxel
 from inference.window import SLAB
 
 FALLBACK_LOG_ODDS = 2.0

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from inference.case import Box, ObjectPrompts, Voxel
+from inference.case import ObjectPrompts
+from inference.geometry import Box, Voxel
 from inference.window import SLAB
 
 INNER_FIRST = 0.1

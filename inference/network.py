@@ -1,7 +1,7 @@
 """The residual-encoder U-Net (paper, section 2.1).
 
 Module names follow the published nnInteractive checkpoints, so that a state dict of theirs, freed of its aliases
-(see :mod:`inference.checkpoint`), loads strictly into this network and a state dict of ours loads into theirs.
+(see :mod:`inference.nninteractive`), loads strictly into this network and a state dict of ours loads into theirs.
 """
 
 from __future__ import annotations

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from inference.case import Click, Voxel
+from inference.case import Click
+from inference.geometry import Box, Voxel
 from inference.window import Window
 
 CERTAIN = 4.0
@@ -56,6 +59,23 @@ def without_ruled_out(log_odds: Tensor, window: Window, clicks: tuple[Click, ...
     if not ruled_out:
         return log_odds
     return torch.where(torch.isin(regions, torch.tensor(sorted(ruled_out))), -CERTAIN, log_odds)
+
+
+def with_pieces(
+    slabs: Iterator[tuple[Box, Tensor]], pieces: list[tuple[Window, Tensor]]
+) -> Iterator[tuple[Box, Tensor]]:
+    """Adds pieces to pasted log-odds, which are changed in place: the greater of both is taken.
+
+    Args:
+        slabs: as :meth:`inference.window.Window.paste` yields them.
+        pieces: windows anywhere, and their patches' log-odds.
+    """
+    for where, values in slabs:
+        for window, patch in pieces:
+            if (part := where.intersection(window.box)) is not None:
+                here = values[part.slices_in(where)]
+                torch.maximum(here, window.to_image(patch, part), out=here)
+        yield where, values
 
 
 def _regions(log_odds: Tensor) -> Tensor:

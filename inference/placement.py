@@ -6,7 +6,8 @@ import math
 
 from torch import Tensor
 
-from inference.case import Box, ObjectPrompts, Voxel
+from inference.case import ObjectPrompts
+from inference.geometry import Box, Voxel
 from inference.window import MARGIN, Window
 
 TOUCH = 0.002
@@ -24,7 +25,7 @@ CLOSER = 0.6
 
 
 def window_for(
-    prompts: ObjectPrompts, shape: Voxel, patch: Voxel, keep_proportions: bool, previous: Box | None = None
+    prompts: ObjectPrompts, shape: Voxel, patch: Voxel, isotropic_zoom: bool, previous: Box | None = None
 ) -> Window:
     """Where to look for an object.
 
@@ -35,23 +36,23 @@ def window_for(
         prompts: what the user said.
         shape: (D, H, W) of the image.
         patch: the network's patch.
-        keep_proportions: as in :meth:`Window.around`.
+        isotropic_zoom: as in :meth:`Window.around`.
         previous: the extent of the object's previous mask, if it has one.
     """
     positions = [Box(click.position, click.position) for click in prompts.clicks]
     if prompts.box is not None:
-        window = Window.around(prompts.box, patch, keep_proportions)
+        window = Window.around(prompts.box, patch, isotropic_zoom)
         if all(window.box.contains(click.position) for click in prompts.clicks):
             return window
         # All clicks, not only those outside: the wider window has another centre.
-        return Window.around(_union([prompts.box, *positions]), patch, keep_proportions)
+        return Window.around(_union([prompts.box, *positions]), patch, isotropic_zoom)
     if previous is not None:
-        return Window.around(_union([*positions, previous]), patch, keep_proportions)
+        return Window.around(_union([*positions, previous]), patch, isotropic_zoom)
     region = _at_native_resolution(_union(positions), patch) if positions else central_third(shape)
-    return Window.around(region, patch, keep_proportions)
+    return Window.around(region, patch, isotropic_zoom)
 
 
-def zoomed_out(window: Window, log_odds: Tensor, shape: Voxel, keep_proportions: bool) -> Window | None:
+def zoomed_out(window: Window, log_odds: Tensor, shape: Voxel, isotropic_zoom: bool) -> Window | None:
     """A larger window, for an object that reaches out of this one.
 
     It grows by a quarter on each side where the object touches the window's border and the image goes on behind it.
@@ -60,7 +61,7 @@ def zoomed_out(window: Window, log_odds: Tensor, shape: Voxel, keep_proportions:
         window: where the network has looked.
         log_odds: what it said there, of the patch's shape.
         shape: (D, H, W) of the image.
-        keep_proportions: as in :meth:`Window.around`.
+        isotropic_zoom: as in :meth:`Window.around`.
 
     Returns:
         None if the object touches no such border.
@@ -77,7 +78,7 @@ def zoomed_out(window: Window, log_odds: Tensor, shape: Voxel, keep_proportions:
         size[axis] += room * (before + after)
     if tuple(size) == window.size:
         return None
-    if keep_proportions:
+    if isotropic_zoom:
         zoom = max(n / p for n, p in zip(size, window.patch))
         larger = [math.ceil(zoom * p - 1e-9) for p in window.patch]
         start = [s - (wide - n) // 2 for s, n, wide in zip(start, size, larger)]
@@ -86,14 +87,14 @@ def zoomed_out(window: Window, log_odds: Tensor, shape: Voxel, keep_proportions:
 
 
 def recentered(
-    window: Window, log_odds: Tensor, prompts: ObjectPrompts, shape: Voxel, keep_proportions: bool
+    window: Window, log_odds: Tensor, prompts: ObjectPrompts, shape: Voxel, isotropic_zoom: bool
 ) -> Window | None:
     """The window that an object would have got, had it been known before what the network has found.
 
     Args:
         window: where the network has looked.
         log_odds: what it said there, of the patch's shape.
-        prompts, shape, keep_proportions: as in :func:`window_for`.
+        prompts, shape, isotropic_zoom: as in :func:`window_for`.
 
     Returns:
         None if it found nothing in the image, or that window is the same.
@@ -102,10 +103,10 @@ def recentered(
     if not len(found):
         return None
     lower, upper = found.amin(dim=0).tolist(), found.amax(dim=0).tolist()
-    extent = window.covered(lower, upper).clipped(shape)
+    extent = window.image_box(lower, upper).clipped(shape)
     if extent is None:
         return None
-    focused = window_for(prompts, shape, window.patch, keep_proportions, extent)
+    focused = window_for(prompts, shape, window.patch, isotropic_zoom, extent)
     return None if focused == window else focused
 
 
@@ -118,6 +119,32 @@ def closer(window: Window, position: Voxel) -> Window:
 def central_third(shape: Voxel) -> Box:
     """The paper's box where none is given (equation 4)."""
     return Box(tuple(n // 3 for n in shape), tuple(max(2 * n // 3, n // 3) for n in shape))
+
+
+def allowed_region(prompts: ObjectPrompts, previous: Box | None, shape: Voxel) -> Box:
+    """Returns the part of the image in which an object can be: its box's slices, all of the image without a box.
+
+    A box goes from the first to the last slice of its object, while in y and x it is that of the middle slice, widened
+    at random (challenge rule): elsewhere the object may leave it. So its slices are the only exact bound.
+
+    A foreground click before the box's first slice, or behind its last, says that the box is too short there, and so
+    does a previous mask that reaches further: then the object is not bounded on that side.
+
+    Args:
+        prompts: what the user said.
+        previous: where the object's previous mask lies; None if there is none.
+        shape: (D, H, W) of the image.
+    """
+    image = Box.of(shape)
+    if prompts.box is None:
+        return image
+    known = [click.position[0] for click in prompts.clicks if click.positive]
+    if previous is not None:
+        known += [previous.lower[0], previous.upper[0]]
+    lower, upper = prompts.box.lower[0], prompts.box.upper[0]
+    first = max(lower, 0) if all(z >= lower for z in known) else 0
+    last = min(upper, image.upper[0]) if all(z <= upper for z in known) else image.upper[0]
+    return Box((first, 0, 0), (last, *image.upper[1:]))
 
 
 def _at_native_resolution(region: Box, patch: Voxel) -> Box:

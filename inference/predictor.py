@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inference import checkpoint
-from inference.case import Voxel
 from inference.checkpoint import ModelConfig
 from inference.cpu_forward import for_cpu
+from inference.geometry import Voxel
+from inference.model import load_model
 from inference.network import IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet
 
 SAFETY = 1.3
@@ -199,11 +199,11 @@ def load_predictor(weights: Path, device: str = "auto") -> Predictor:
         device: ``auto`` (a GPU that works, else the CPU), or a torch device.
 
     Raises:
-        checkpoint.CheckpointError: the weights cannot be used.
+        CheckpointError: the weights cannot be used.
         DeviceError: the device cannot be used.
     """
     chosen = _usable_device() if device == "auto" else _device(device)
-    network, config = checkpoint.load(weights)
+    network, config = load_model(weights)
     if chosen.type != "cpu":
         try:
             log_odds = LogOddsUNet(network).eval().to(chosen, memory_format=torch.contiguous_format)
@@ -212,7 +212,7 @@ def load_predictor(weights: Path, device: str = "auto") -> Predictor:
             return Predictor(log_odds, config, chosen, reload=lambda: load_predictor(weights, "cpu"))
         except RuntimeError as error:
             print(f"the weights cannot be brought to {chosen}, the CPU is used: {_one_line(error)}")
-            network, config = checkpoint.load(weights)  # Some of its tensors may be there already.
+            network, config = load_model(weights)  # Some of its tensors may be there already.
     return Predictor(for_cpu(LogOddsUNet(network).eval()), config, torch.device("cpu"))
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inference.case import Box, Click, ObjectPrompts
+from inference.case import Click, ObjectPrompts
+from inference.geometry import Box
 from inference.network import IMAGE_AND_PROMPT_CHANNELS
 from inference.window import Window
 

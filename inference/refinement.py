@@ -1,30 +1,25 @@
-"""One object: a coarse pass that zooms out and recenters, a fine pass, clicks followed, the border moved to edges."""
+"""One object: a coarse pass that zooms out and recenters, a fine pass, clicks followed, a guided filter."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
 
-from inference.case import Box, ObjectPrompts, Voxel
-from inference.checkpoint import ModelConfig
-from inference.edges import Edges
-from inference.intensities import NormalizedImage
-from inference.pieces import disobeyed, piece, without_ruled_out
+from inference.case import ObjectPrompts
+from inference.geometry import Box, Voxel
+from inference.guided_filter import GuidedFilter
+from inference.normalization import NormalizedImage
+from inference.pieces import disobeyed, piece, with_pieces, without_ruled_out
 from inference.placement import closer, recentered, window_for, zoomed_out
 from inference.predictor import Predictor
 from inference.prompts import encode
-from inference.tiles import blended, tiles
 from inference.window import Window, upsampled
 
-TILES = 24
-"""Forwards along a coarse border, at most, for weights that are good at it."""
-
-EDGE_VOXELS_PER_SECOND = 1e7
-"""For the time that following edges takes: a slow core."""
+FILTER_VOXELS_PER_SECOND = 1e7
+"""For the time that the guided filter takes: a slow core."""
 
 Forwards = Generator[Tensor, Tensor, None]
 """Yields what the network is to be shown, (8, D, H, W) on its device; is sent the log-odds (D, H, W) there."""
@@ -43,35 +38,24 @@ class RefinementConfig:
         fine_pass: whether an object larger than the patch is looked at again in a patch of more voxels, by weights that
             were taught to.
         pieces: whether clicks that the network contradicts add a piece of the object or take one away.
-        edges: whether the border of an object larger than the patch is moved to the image's edges
-            (:mod:`inference.edges`).
-        tiles: forwards at native resolution along a border that was seen coarsely, at most.
+        guided_filter: whether the border of an object larger than the patch is moved to the image's edges
+            (:mod:`inference.guided_filter`).
         inner_first: whether an object whose box lies inside another's gets what both claim, as long as there are only
             boxes (:func:`inference.fusion.advantages`).
-        box_slices: whether an object is kept to the slices of its box (:mod:`inference.slices`).
+        box_slices: whether an object is kept to the slices of its box (:func:`inference.placement.allowed_region`).
     """
 
     zoom_outs: int = 5
     recenter: bool = True
     fine_pass: bool = True
     pieces: bool = True
-    edges: bool = True
-    tiles: int = 0
+    guided_filter: bool = True
     inner_first: bool = True
     box_slices: bool = True
 
-    @classmethod
-    def for_weights(cls, config: ModelConfig) -> RefinementConfig:
-        """What pays for these weights.
-
-        nnInteractive refines in tiles of native resolution, so its weights, which keep proportions, get them. The
-        embedded ones draw a border worse in a tile than the edges do without one.
-        """
-        return cls(tiles=TILES if config.keep_proportions else 0)
-
 
 ONE_FORWARD = RefinementConfig(
-    zoom_outs=0, recenter=False, fine_pass=False, pieces=False, edges=False, inner_first=False, box_slices=False
+    zoom_outs=0, recenter=False, fine_pass=False, pieces=False, guided_filter=False, inner_first=False, box_slices=False
 )
 """The paper's: nothing beside it."""
 
@@ -82,13 +66,12 @@ class PartialPrediction:
     All of it lies on the CPU, where a device that fails cannot reach it.
     """
 
-    def __init__(self, wanted: Box) -> None:
-        """``wanted``: the part of the image in which the object can be."""
-        self.wanted = wanted
+    def __init__(self, region: Box) -> None:
+        """``region``: the part of the image in which the object can be."""
+        self.region = region
         # One pair: the thread that gives a pass up must never see the window of one and the log-odds of another.
         self.taken: tuple[Window, Tensor] | None = None
-        self.edges: Edges | None = None
-        self.tiles: list[tuple[Window, Tensor]] = []
+        self.guided_filter: GuidedFilter | None = None
         self.pieces: list[tuple[Window, Tensor]] = []
 
     @property
@@ -103,14 +86,18 @@ class PartialPrediction:
         self.taken = (window, log_odds.cpu())
 
     def slabs(self, image: NormalizedImage) -> Iterator[tuple[Box, Tensor]]:
-        """The log-odds in what is wanted of the image, slab by slab.
+        """Pastes the log-odds into the region in which the object can be, slab by slab.
 
         Args:
             image: on the CPU.
         """
-        edges, (window, log_odds) = self.edges, self.taken  # In this order: edges are of the last that was taken.
-        pasted = None if edges is None else edges.pasted(image, window, log_odds, self.wanted)
-        return blended(window, log_odds, list(self.tiles), list(self.pieces), self.wanted, pasted)
+        # In this order: the filter is of the last that was taken.
+        guided_filter, (window, log_odds) = self.guided_filter, self.taken
+        if guided_filter is None:
+            pasted = window.paste(log_odds, self.region)
+        else:
+            pasted = guided_filter.paste(image, window, log_odds, self.region)
+        return with_pieces(pasted, list(self.pieces))
 
 
 @dataclass
@@ -150,25 +137,24 @@ class ObjectRefinement:
         Args:
             patch: the configuration's, or a smaller one where there is no time for that.
         """
-        window = window_for(self.prompts, self.shape, patch, self.config.keep_proportions, self.previous)
+        window = window_for(self.prompts, self.shape, patch, self.config.isotropic_zoom, self.previous)
         yield from self._coarse_pass(window)
         found = self.partial.window
         if found.patch == self.config.patch:  # With a smaller one, there was no time for more.
-            if found.outgrown:
+            if found.exceeds_patch:
                 yield from self._fine_pass()
             yield from self._follow_clicks(found)
-            yield from self._refine_in_tiles()
-        if found.outgrown:
-            self._follow_edges()
+        if found.exceeds_patch:
+            self._fit_guided_filter()
 
     def _coarse_pass(self, window: Window) -> Forwards:
         """One forward; without a box, more in larger windows, and then one around what was found."""
-        keep_proportions = self.config.keep_proportions
+        isotropic_zoom = self.config.isotropic_zoom
         before = self._previous_mask(window)
         log_odds = yield from self._predicted(before, window)
         self.partial.take(window, log_odds)
         for _ in range(self.settings.zoom_outs if self.prompts.box is None else 0):
-            larger = zoomed_out(window, log_odds, self.shape, keep_proportions)
+            larger = zoomed_out(window, log_odds, self.shape, isotropic_zoom)
             if larger is None or not self._in_time(window.patch):
                 break
             window = larger
@@ -176,9 +162,9 @@ class ObjectRefinement:
             self.partial.take(window, log_odds)
         found_by_clicks = self.prompts.box is None and not _any(before)
         if self.settings.recenter and found_by_clicks and self._in_time(window.patch):
-            around = recentered(window, log_odds, self.prompts, self.shape, keep_proportions)
+            around = recentered(window, log_odds, self.prompts, self.shape, isotropic_zoom)
             if around is not None:
-                mask = window.seen_from((log_odds > 0).float(), around)
+                mask = window.resampled_to((log_odds > 0).float(), around)
                 log_odds = yield from self._predicted(mask, around)
                 self.partial.take(around, log_odds)
 
@@ -202,29 +188,19 @@ class ObjectRefinement:
             if not click.positive or not self._in_time(found.patch):
                 continue
             near = closer(found, click.position)
-            mask = partial.window.seen_from((partial.log_odds > 0).float(), near)
+            mask = partial.window.resampled_to((partial.log_odds > 0).float(), near)
             added = piece((yield from self._predicted(mask, near)).cpu(), near, click)
             if added is not None:
                 partial.pieces.append((near, added))
 
-    def _refine_in_tiles(self) -> Forwards:
-        """Looks at the border again, in tiles of native resolution."""
-        window, log_odds = self.partial.taken
-        coarse = (log_odds > 0).float().to(self.predictor.device)
-        for tile in islice(tiles(window, log_odds, self.shape), self.settings.tiles):
-            if not self._in_time(tile.patch):
-                break
-            refined = yield from self._predicted(window.seen_from(coarse, tile), tile)
-            self.partial.tiles.append((tile, refined.cpu()))
-
-    def _follow_edges(self) -> None:
-        if not self.settings.edges:
+    def _fit_guided_filter(self) -> None:
+        if not self.settings.guided_filter:
             return
         partial = self.partial
         image, squares = self.image.crop(partial.window).cpu(), self.image.crop_squares(partial.window).cpu()
-        edges = Edges.of(image, squares, partial.log_odds, partial.window, partial.wanted)
-        if edges is not None and edges.region.voxels / EDGE_VOXELS_PER_SECOND <= self.seconds_left():
-            partial.edges = edges
+        fitted = GuidedFilter.fit(image, squares, partial.log_odds, partial.window, partial.region)
+        if fitted is not None and fitted.box.voxels / FILTER_VOXELS_PER_SECOND <= self.seconds_left():
+            partial.guided_filter = fitted
 
     def _predicted(self, mask: Tensor | None, window: Window) -> OneForward:
         """What the network says of the object in a window, shown a mask [0, 1] of the patch's shape, or none."""

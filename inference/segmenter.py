@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from inference.batches import side_by_side
-from inference.case import Box, Case, ObjectPrompts, Voxel
+from inference.case import Case, ObjectPrompts
 from inference.checkpoint import ModelConfig
 from inference.deadline import Deadline, DeadlineExceeded, Watchdog
 from inference.fallback import fallback, fallback_name
 from inference.fusion import Fusion, advantages
-from inference.intensities import NormalizedImage
+from inference.geometry import Box, Voxel, label_extents
+from inference.normalization import NormalizedImage
+from inference.placement import allowed_region
 from inference.predictor import DeviceFailure, Predictor, is_out_of_memory, load_predictor
 from inference.refinement import Forwards, ObjectRefinement, PartialPrediction, RefinementConfig
-from inference.slices import where_it_can_be
 
 WRITE_VOXELS_PER_SECOND = 2e7
 """For the time that is kept back to fuse and write the result: a slow disk and a slow core."""
@@ -55,8 +56,7 @@ class Segmenter:
 
 def load_segmenter(weights: Path, device: str = "auto") -> Segmenter:
     """Weights on disk -> a segmenter; arguments and errors are those of :func:`inference.predictor.load_predictor`."""
-    predictor = load_predictor(weights, device)
-    return Segmenter(predictor, RefinementConfig.for_weights(predictor.config))
+    return Segmenter(load_predictor(weights, device))
 
 
 def segment_case(
@@ -185,11 +185,11 @@ class _CaseSegmenter:
         runs = []
         for prompts in objects:
             previous = self.extents.get(prompts.label)
-            wanted = where_it_can_be(prompts, previous, shape) if bounded else Box.of(shape)
-            runs.append(_ObjectRun(prompts, previous, PartialPrediction(wanted)))
+            region = allowed_region(prompts, previous, shape) if bounded else Box.of(shape)
+            runs.append(_ObjectRun(prompts, previous, PartialPrediction(region)))
         if failed := self._descend(runs, end, waiting):
             for run in failed:
-                run.earlier, run.partial = run.partial, PartialPrediction(run.partial.wanted)
+                run.earlier, run.partial = run.partial, PartialPrediction(run.partial.region)
             for run in self._descend(failed, end, waiting):  # On the CPU, unless that cannot be had either.
                 self._may_go_on(run, run.error or DeviceFailure(self.segmenter.predictor.failure))
         return [self._slabs(run) for run in runs]
@@ -315,14 +315,3 @@ class _CaseSegmenter:
             running[run] = refinement.passes(patch)
         for run, error in side_by_side(predictor, running):
             run.error, run.done = error, error is None
-
-
-def label_extents(labels: np.ndarray) -> dict[int, Box]:
-    """Label -> the box around its voxels, for labels of an integer label map (D, H, W) that have any."""
-    from scipy.ndimage import find_objects  # A tenth of the start, and no first run needs it.
-
-    return {
-        label: Box(tuple(s.start for s in where), tuple(s.stop - 1 for s in where))
-        for label, where in enumerate(find_objects(labels), start=1)
-        if where is not None
-    }

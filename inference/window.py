@@ -14,17 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inference.case import Box, Voxel
+from inference.geometry import Box, Voxel
 
 MARGIN = 1 / 3
 """Context around the box, as a share of the patch (equation 11)."""
 
 LEAST_ZOOM = 0.5
 """Voxels of the image a voxel of the patch, at least, where an object is small."""
-
-
-SEAM = 1 / 8
-"""Share of a tile's edge, on either side, over which it fades into what lies around it."""
 
 SLAB = 8
 """Slices that are resampled at a time on a CPU, to bound memory."""
@@ -48,15 +44,15 @@ class Window:
     patch: Voxel
 
     @classmethod
-    def around(cls, region: Box, patch: Voxel, keep_proportions: bool) -> Window:
+    def around(cls, region: Box, patch: Voxel, isotropic_zoom: bool) -> Window:
         """The window that holds ``region`` and its margin, centred on it (equations 11 and 12).
 
         Args:
-            keep_proportions: one zoom for all axes and at least 1, as in the paper. Otherwise each axis has its own, so
+            isotropic_zoom: one zoom for all axes and at least 1, as in the paper. Otherwise each axis has its own, so
                 that a flat object keeps its slices and a small one is magnified. A property of the weights.
         """
         zooms = [(extent + p * MARGIN) / p for extent, p in zip(region.size, patch)]
-        if keep_proportions:
+        if isotropic_zoom:
             zooms = [max(*zooms, 1.0)] * 3
         else:
             # An axis with few voxels of the region is magnified until they fill the margin's share of the patch.
@@ -72,7 +68,7 @@ class Window:
         return Box(self.start, tuple(start + n - 1 for start, n in zip(self.start, self.size)))
 
     @property
-    def outgrown(self) -> bool:
+    def exceeds_patch(self) -> bool:
         """Whether what the window is around is larger than the patch along any axis."""
         return any(n > p * (1 + MARGIN) for n, p in zip(self.size, self.patch))
 
@@ -80,8 +76,12 @@ class Window:
         """The same part of the image in a patch of so many times the voxels along each axis."""
         return replace(self, patch=tuple(p * times for p in self.patch))
 
-    def covered(self, lower: Voxel, upper: Voxel) -> Box:
-        """The voxels of the image that a block of the patch covers, both corners included."""
+    def image_box(self, lower: Voxel, upper: Voxel) -> Box:
+        """Returns the box of the image that a block of the patch covers.
+
+        Args:
+            lower, upper: corners of the block in voxels of the patch; both belong to it.
+        """
         steps = [n / p for n, p in zip(self.size, self.patch)]
         return Box(
             tuple(math.floor(start + v * step) for start, v, step in zip(self.start, lower, steps)),
@@ -190,8 +190,8 @@ class Window:
         patch[torch.meshgrid(*targets, indexing="ij")] = labels[torch.meshgrid(*indices, indexing="ij")]
         return patch
 
-    def sample(self, patch: Tensor, part: Box) -> Tensor:
-        """The patch's values, resampled to the image's voxels in a part of the window.
+    def to_image(self, patch: Tensor, part: Box) -> Tensor:
+        """Returns the patch's values, resampled to the image's voxels in a part of the window.
 
         Args:
             patch: float32 tensor of the patch's shape.
@@ -206,46 +206,33 @@ class Window:
         )
         return along_y @ torch.tensordot(along_z, patch, dims=1) @ along_x.T
 
-    def seen_from(self, patch: Tensor, other: Window) -> Tensor:
-        """What this window's patch looks like in another window: resampled to its patch, 0 outside this one."""
+    def resampled_to(self, patch: Tensor, other: Window) -> Tensor:
+        """Returns the patch's values as another window sees them.
+
+        Args:
+            patch: float32 tensor of this window's patch's shape.
+            other: any window of the same image.
+
+        Returns:
+            float32 tensor of the other patch's shape, 0 outside of this window.
+        """
         both = self.box.intersection(other.box)
         if both is None:
             return torch.zeros(other.patch, device=patch.device)
         local = Window(tuple(s - lower for s, lower in zip(other.start, both.lower)), other.size, other.patch)
-        return local.crop(self.sample(patch, both))
+        return local.crop(self.to_image(patch, both))
 
-    def weight(self, part: Box, around: Window) -> Tensor:
-        """How much this window, a tile of the one around it, counts in a part of it: 1, and less towards its seams.
-
-        Where a tile's edge is also that of the window around it, there is no seam.
-
-        Returns:
-            float32 tensor of the part's size, (0, 1].
-        """
-        ramps = []
-        for axis, (lower, upper) in enumerate(zip(part.lower, part.upper)):
-            voxels = torch.arange(lower, upper + 1) + 0.5
-            first, last = self.start[axis], self.start[axis] + self.size[axis]
-            ramp = torch.ones(upper - lower + 1)
-            width = max(SEAM * self.size[axis], 1.0)
-            if first > around.start[axis]:
-                ramp = ramp.minimum((voxels - first) / width)
-            if last < around.start[axis] + around.size[axis]:
-                ramp = ramp.minimum((last - voxels) / width)
-            ramps.append(ramp)
-        return ramps[0][:, None, None] * ramps[1][:, None] * ramps[2]
-
-    def paste(self, patch: Tensor, wanted: Box) -> Iterator[tuple[Box, Tensor]]:
+    def paste(self, patch: Tensor, region: Box) -> Iterator[tuple[Box, Tensor]]:
         """The patch's values, resampled to the image's voxels, in slabs.
 
         Args:
             patch: float32 tensor of the patch's shape.
-            wanted: the part of the image; what of it lies in the window is given.
+            region: the part of the image; what of it lies in the window is given.
 
         Yields:
             the slab's place in the image, and its values (float32).
         """
-        inside = self.box.intersection(wanted)
+        inside = self.box.intersection(region)
         if inside is None:
             return
         along_z, along_y, along_x = (

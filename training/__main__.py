@@ -13,6 +13,7 @@ from torch import Tensor
 
 from inference import checkpoint
 from inference.deadline import process_age
+from inference.model import load_model
 from inference.network import NetworkConfig
 from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, load_volumes
@@ -127,7 +128,7 @@ def _report(options: argparse.Namespace, config: TrainingConfig, outcome: Outcom
     if outcome.signal is not None:
         print(f"stopped at step {outcome.step}; the same command goes on from there")
     elif options.nninteractive:
-        from inference.nninteractive_export import export
+        from inference.nninteractive import export
 
         export(options.out / "nninteractive", config.model, outcome.weights.state_dict())
 
@@ -135,7 +136,7 @@ def _report(options: argparse.Namespace, config: TrainingConfig, outcome: Outcom
 def _weights(path: Path | None) -> tuple[dict[str, Tensor] | None, NetworkConfig | None]:
     if path is None:
         return None, None
-    network, model = checkpoint.load(path)
+    network, model = load_model(path)
     return network.state_dict(), model.network
 
 

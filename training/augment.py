@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
-from inference.case import Voxel
+from inference.geometry import Voxel
 
 
 @dataclass(frozen=True)

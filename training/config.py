@@ -97,7 +97,7 @@ class TrainingConfig:
 
 
 PAPER = TrainingConfig(
-    model=ModelConfig(network=FULL, patch=(192, 192, 192), style=PAPER_STYLE, keep_proportions=True),
+    model=ModelConfig(network=FULL, patch=(192, 192, 192), style=PAPER_STYLE, isotropic_zoom=True),
     sampling=Sampling(
         clicks=(0.5, 0.5),
         human_clicks=0.0,
@@ -134,7 +134,7 @@ DEFAULT = TrainingConfig(
         network=NetworkConfig(features=(16, 32, 64, 128, 192), blocks=(1, 2, 2, 3, 3)),
         patch=(48, 48, 48),
         style=PAPER_STYLE,
-        keep_proportions=False,
+        isotropic_zoom=False,
         finer=2,
     ),
     sampling=Sampling(

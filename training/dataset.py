@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from inference.case import Box, CaseError, read_array
-from inference.intensities import NormalizedImage
-from inference.segmenter import label_extents
+from inference.case import CaseError
+from inference.geometry import Box, label_extents
+from inference.normalization import NormalizedImage
+from inference.npz import NpzError, read_array
 
 if TYPE_CHECKING:
     from training.target import Target
@@ -65,7 +66,7 @@ def load_volume(path: Path) -> Volume:
     """Reads ``imgs`` and ``gts`` of a case.
 
     Raises:
-        CaseError: unreadable, without ``gts``, of different shapes, or without an object.
+        NpzError: unreadable, without ``gts``, of different shapes, or without an object.
     """
     image, labels = read_array(path, "imgs"), read_array(path, "gts")
     if image.ndim != 3 or image.shape != labels.shape or labels.dtype.kind not in "ui":
@@ -149,15 +150,15 @@ def load_volumes(
     paths = list(found.values())[:at_most]
     volumes, broken = [], 0
 
-    def attempt(path: Path) -> Volume | CaseError:
+    def attempt(path: Path) -> Volume | NpzError:
         try:
             return load_volume(path)
-        except CaseError as error:
+        except NpzError as error:
             return error
 
     with ThreadPoolExecutor() as pool:
         for result in tqdm(pool.map(attempt, paths), total=len(paths), desc="reading", unit="case", disable=None):
-            if isinstance(result, CaseError):
+            if isinstance(result, NpzError):
                 broken += 1
                 print(f"skipped: {result}", file=sys.stderr)
             else:

@@ -206,8 +206,9 @@ def write_synthetic(folder: Path, count: int = 2) -> Path:
 
 def agreement(folder: Path, weights: Path, device: torch.device) -> str:
     """Segments the largest object of a case here, and on the CPU in float32."""
-    from inference.case import Case, ObjectPrompts, read_array
+    from inference.case import Case, ObjectPrompts
     from inference.deadline import Deadline
+    from inference.npz import read_array
     from inference.segmenter import load_segmenter, segment_case
     from training.dataset import load_volume
 
@@ -273,12 +274,12 @@ def resumed(data: Sequence[Path], weights: Path, device: torch.device, before: P
 
 
 def _train(data: Sequence[Path], weights: Path, device: torch.device, out: Path, fine: bool, steps: int) -> None:
-    from inference import checkpoint
+    from inference.model import load_model
     from training.config import DEFAULT
     from training.dataset import load_volumes
     from training.loop import Run, half_precision_pays, train
 
-    network, model = checkpoint.load(weights)
+    network, model = load_model(weights)
     sampling = replace(DEFAULT.sampling, finer_look=float(fine), clicks=(0.0, 1.0))
     config = replace(DEFAULT, model=model, sampling=sampling, batch=2, finer_batch=1)
     half = half_precision_pays(device)

@@ -24,7 +24,8 @@ from scipy.ndimage import find_objects
 from tqdm import tqdm
 
 from inference.atomic import remove_unfinished, replacing
-from inference.case import CaseError, read_array
+from inference.case import CaseError
+from inference.npz import NpzError, read_array
 from training.dataset import by_source, source_of
 
 SHAPES = "shapes"
@@ -78,7 +79,7 @@ def compressed(item: Item, margin: int) -> bytes:
     """A case file with the item's arrays, cropped.
 
     Raises:
-        CaseError: the file cannot be read, its arrays differ in shape, or there is no object.
+        NpzError: the file cannot be read, its arrays differ in shape, or there is no object.
     """
     arrays = [read_array(item.path, key) for key in item.keys]
     shapes = {array.shape for array in arrays}
@@ -167,10 +168,10 @@ def pack(data: Path, out: Path, limits: list[int], margin: int, shapes: Path | N
         )
     result = Packed()
 
-    def content(item: Item) -> bytes | CaseError | None:
+    def content(item: Item) -> bytes | NpzError | None:
         try:
             return None if item.name in parts.before else compressed(item, margin)
-        except CaseError as error:
+        except NpzError as error:
             return error
 
     # Compression leaves the interpreter to other threads.
@@ -183,7 +184,7 @@ def pack(data: Path, out: Path, limits: list[int], margin: int, shapes: Path | N
                 total=len(items),
                 mininterval=0.1 if sys.stderr.isatty() else 30,
             ):
-                if isinstance(found, CaseError):
+                if isinstance(found, NpzError):
                     result.broken += 1
                     tqdm.write(f"skipped: {found}", file=sys.stderr)
                 elif parts.place(item.name, found):

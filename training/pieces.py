@@ -16,7 +16,6 @@ import re
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -59,7 +58,7 @@ def write(state: State, model: ModelConfig, log: Path, folder: Path, megabytes: 
     if limit < 1:
         raise ValueError(f"pieces of {megabytes} MB: expected more than 0")
     buffer = io.BytesIO()
-    torch.save({"state": _halved(state.content()), "model": asdict(model)}, buffer)
+    torch.save({"state": _halved(state.content()), "model": model.to_dict()}, buffer)
     content = buffer.getbuffer()
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=".", dir=folder))
@@ -109,7 +108,7 @@ def join(folder: Path, out: Path) -> int:
     for line in wrong:
         print(f"{line}; an older one is taken", file=sys.stderr)
     out.mkdir(parents=True, exist_ok=True)
-    state, model = content["state"], checkpoint.model_from(content["model"])
+    state, model = content["state"], ModelConfig.from_dict(content["model"])
     checkpoint.save(out / "weights.pt", model, state["average"], torch.float16)
     shutil.copyfile(candidate / "log.csv", out / "log.csv")
     with replacing(out / "last.pt") as unfinished:  # Last: where it is, all is.

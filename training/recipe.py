@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from inference.case import Box, Voxel
+from inference.geometry import Box, Voxel
 from inference.window import Window
 from training.augment import SAME_INTENSITIES, Intensities, Turn
 

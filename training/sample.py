@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.case import Box, Click, ObjectPrompts, Voxel
+from inference.case import Click, ObjectPrompts
 from inference.checkpoint import ModelConfig
+from inference.geometry import Box, Voxel
 from inference.placement import window_for
 from inference.window import Window
 from training.appearance import make_image
@@ -77,7 +78,7 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
     has_box = chance >= sampling.no_box + sampling.no_prompt
     box = target.box(random) if has_box else None
     if has_box:
-        window = window_for(ObjectPrompts(label, box=box), target.shape, model.patch, model.keep_proportions)
+        window = window_for(ObjectPrompts(label, box=box), target.shape, model.patch, model.isotropic_zoom)
     else:
         window = _window_without_box(target, model, random)
     recipe = _recipe(volume, target, box, window, first_click=sampling.no_prompt <= chance and not has_box)
@@ -111,8 +112,8 @@ def make_finer_sample(
     has_box = random.random() >= sampling.no_box + sampling.no_prompt
     box = target.box(random) if has_box else None
     known = None if has_box else _rough(target.extent, random)
-    window = window_for(ObjectPrompts(label, box=box), target.shape, model.patch, model.keep_proportions, known)
-    if not window.outgrown and not any_size:
+    window = window_for(ObjectPrompts(label, box=box), target.shape, model.patch, model.isotropic_zoom, known)
+    if not window.exceeds_patch and not any_size:
         return None
     if random.random() >= sampling.perfect_window:
         window = _disturbed(window, target.extent, random)
@@ -203,7 +204,7 @@ def _window_without_box(target: Target, model: ModelConfig, random: np.random.Ge
     else:
         previous = _rough(target.extent, random)
     known = ObjectPrompts(target.labels[0], clicks=clicks)
-    return window_for(known, target.shape, model.patch, model.keep_proportions, previous)
+    return window_for(known, target.shape, model.patch, model.isotropic_zoom, previous)
 
 
 def _rough(extent: Box, random: np.random.Generator) -> Box:

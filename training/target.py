@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.simulated_user import click_from_error, jittered_box, middle_slice_box
-from inference.case import Box, Voxel
+from inference.geometry import Box, Voxel
 from training.dataset import Volume
 
 TRIES, POSITIONS = 16, 2048
@@ -42,7 +42,7 @@ class Target:
 
     def box(self, random: np.random.Generator) -> Box:
         """The box that the challenge would give: exact in z, from the middle slice and jittered in y and x."""
-        return _box(jittered_box(self._middle_slice_box, self.shape[1:], random))
+        return Box.from_entry(jittered_box(self._middle_slice_box, self.shape[1:], random))
 
     @cached_property
     def _middle_slice_box(self) -> dict[str, int]:
@@ -84,10 +84,4 @@ class Target:
 
 def challenge_box(mask: NDArray[np.bool_], random: np.random.Generator) -> Box:
     """The box that the challenge would give of a mask (D, H, W)."""
-    return _box(jittered_box(middle_slice_box(mask), mask.shape[1:], random))
-
-
-def _box(box: dict[str, int]) -> Box:
-    return Box(
-        (box["z_min"], box["z_mid_y_min"], box["z_mid_x_min"]), (box["z_max"], box["z_mid_y_max"], box["z_mid_x_max"])
-    )
+    return Box.from_entry(jittered_box(middle_slice_box(mask), mask.shape[1:], random))

@@ -28,9 +28,10 @@ from benchmarks.rehearsal.limits import MIB, LimitError, Limits
 from benchmarks.rehearsal.machine import REPOSITORY, Machine
 from benchmarks.rehearsal.recipe import PAGE, Command, commands
 from inference import checkpoint
-from inference.case import read_array
 from inference.checkpoint import ModelConfig
+from inference.model import load_model
 from inference.network import NetworkConfig, ResidualEncoderUNet
+from inference.npz import read_array
 from inference.prompts import PAPER_STYLE
 from training import pieces
 from training.config import DEFAULT
@@ -40,7 +41,7 @@ from training.loop import Run, begin
 from training.pack import pack
 from training.step import update
 
-TINY = ModelConfig(NetworkConfig((8, 16, 24), (1, 1, 1)), (16, 16, 16), PAPER_STYLE, keep_proportions=False, finer=2)
+TINY = ModelConfig(NetworkConfig((8, 16, 24), (1, 1, 1)), (16, 16, 16), PAPER_STYLE, isotropic_zoom=False, finer=2)
 WEIGHTS = "runs/tiny.pt"
 SMALL = {
     "-m training.doctor ": f"-m training.doctor --device cpu --weights {WEIGHTS} ",
@@ -189,7 +190,7 @@ def run_command(
 
 def joined(folder: Path) -> str:
     """What came back of the last command: usable weights, and a log without a gap."""
-    checkpoint.load(folder / "joined" / "weights.pt")
+    load_model(folder / "joined" / "weights.pt")
     rows = [int(row["step"]) for row in read_log(folder / "joined" / "log.csv")]
     if rows != list(range(1, len(rows) + 1)):
         raise StepError(f"log.csv: {len(rows)} rows up to step {max(rows, default=0)}; expected one a step")

@@ -9,8 +9,7 @@ import numpy as np
 
 from benchmarks.process import REPOSITORY, WITHOUT_FORWARD, run
 from benchmarks.volumes import ellipsoids
-from inference.case import Box
-from inference.segmenter import label_extents
+from inference.geometry import Box, label_extents
 from tests.inference.factories import read_output, volume, write_case, write_weights
 
 SHAPE = (12, 16, 20)

@@ -14,7 +14,8 @@ from conversion.__main__ import main
 from conversion.volume import check_same_grid, read_volume
 from evaluation.cases import read_evaluation_case
 from evaluation.simulated_user import box_from_mask
-from inference.case import Box, Click, read_case, write_segmentation
+from inference.case import Click, read_case, write_segmentation
+from inference.geometry import Box
 
 
 class TestToCase:

@@ -11,7 +11,8 @@ from grids import place, rotation
 
 from conversion.preview import axis_directions, write_preview
 from conversion.source import Source
-from inference.case import Box, Click, ObjectPrompts
+from inference.case import Click, ObjectPrompts
+from inference.geometry import Box
 
 
 def source(direction: np.ndarray) -> Source:

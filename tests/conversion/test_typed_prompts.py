@@ -11,7 +11,8 @@ from grids import place, rotation
 
 from conversion.prompts import read_box, read_click, read_prompts, with_negative_values
 from conversion.volume import ConversionError
-from inference.case import Box, Click
+from inference.case import Click
+from inference.geometry import Box
 
 
 def spoken(point: tuple[float, float, float], names: str = "LPS") -> str:

@@ -5,7 +5,8 @@ import pytest
 
 from evaluation.baselines import BASELINES, inscribed_ellipsoid, random_walk
 from evaluation.metrics import dice
-from inference.case import Box, Case, Click, ObjectPrompts
+from inference.case import Case, Click, ObjectPrompts
+from inference.geometry import Box
 
 SHAPE = (24, 40, 40)
 

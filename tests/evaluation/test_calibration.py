@@ -15,8 +15,9 @@ from evaluation.calibration import count_case, read_calibration, size_class, sum
 from evaluation.cases import read_evaluation_case
 from evaluation.summary import ALL
 from inference import checkpoint
-from inference.case import Box, CaseError
+from inference.case import CaseError
 from inference.checkpoint import ModelConfig
+from inference.geometry import Box
 from inference.network import NetworkConfig, ResidualEncoderUNet
 from inference.predictor import Predictor
 from inference.prompts import PAPER_STYLE

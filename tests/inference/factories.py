@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from inference import checkpoint
-from inference.case import Box, Voxel
 from inference.checkpoint import ModelConfig
+from inference.geometry import Box, Voxel
 from inference.network import LogOddsUNet, NetworkConfig, ResidualEncoderUNet
 from inference.predictor import Predictor
 from inference.prompts import PAPER_STYLE

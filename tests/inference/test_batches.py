@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.case import Box, Case, Click, ObjectPrompts
+from inference.case import Case, Click, ObjectPrompts
 from inference.deadline import Deadline
+from inference.geometry import Box
 from inference.network import LogOddsUNet, ResidualEncoderUNet
 from inference.predictor import LARGEST_BATCH, SAFETY, Predictor
 from inference.prompts import BOX, IMAGE
@@ -69,8 +70,9 @@ def filled(count: int) -> np.ndarray:
     return labels
 
 
-def tool(network: nn.Module, batch: int | None, settings: RefinementConfig | None = None) -> Segmenter:
-    return Segmenter(Predictor(network.eval(), TINY, CPU, batch=batch), settings or RefinementConfig(tiles=3))
+def tool(network: nn.Module, batch: int | None, **settings: bool) -> Segmenter:
+    """A segmenter that looks at a large object twice."""
+    return Segmenter(Predictor(network.eval(), replace(TINY, finer=2), CPU, batch=batch), RefinementConfig(**settings))
 
 
 @pytest.mark.parametrize("seen_before", [False, True])
@@ -193,7 +195,7 @@ class TestTime:
     def test_further_passes_are_paid_by_all_that_go_on(self) -> None:
         """Three of 39 s do not fit into 99 s; two do, once the first object goes without."""
         network = Watched(box)
-        segmenter = tool(network, 3, RefinementConfig(edges=False, tiles=2))
+        segmenter = tool(network, 3, guided_filter=False)
 
         def slower(x: Tensor) -> None:
             segmenter.predictor.expected_seconds = lambda patch: 39.0
@@ -201,7 +203,7 @@ class TestTime:
         network.hook = slower
         wide = Box((0, 0, 0), (19, 29, 39))
         segment_case(case(*(ObjectPrompts(n, wide) for n in (1, 2, 3))), segmenter, Deadline(100), log=pytest.fail)
-        assert network.batches == [3, 2, 2]
+        assert network.batches == [3, 2]
 
     def test_what_was_said_before_a_batch_stalled_is_kept(self) -> None:
         release = threading.Event()

@@ -16,8 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy._core.multiarray import _reconstruct, scalar
 
-from inference import case as case_module
-from inference.case import Box, CaseError, Click, ObjectPrompts, read_array, read_case, write_segmentation
+from inference import npz
+from inference.case import CaseError, Click, ObjectPrompts, read_case, write_segmentation
+from inference.geometry import Box
+from inference.npz import read_array
 from tests.inference.factories import (
     Reduced,
     array_bytes,
@@ -400,7 +402,7 @@ class TestBombs:
         refusal(path)
 
     def test_a_pickle_that_declares_more_than_prompts_need(self, tmp_path: Path) -> None:
-        payload = b" " * (case_module.MAX_PROMPT_BYTES + 1)
+        payload = b" " * (npz.MAX_PICKLE_BYTES + 1)
         assert "of objects" in refusal(write_pickle_as_boxes(tmp_path / "a.npz", payload))
 
     def test_a_header_that_runs_on(self, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference import checkpoint
 from inference.cpu_forward import PIECE, CpuUNet, for_cpu
+from inference.model import load_model
 from inference.network import FULL, LogOddsUNet, NetworkConfig, ResidualEncoderUNet
 from inference.predictor import load_predictor
 from tests.inference.factories import randomized, write_weights
@@ -75,7 +75,7 @@ def test_no_digits_are_lost_in_many_voxels_far_from_zero() -> None:
 
 
 def test_kernels_from_a_file_are_used_where_they_are(tmp_path: Path) -> None:
-    network = checkpoint.load(write_weights(tmp_path / "weights.pt"))[0]
+    network = load_model(write_weights(tmp_path / "weights.pt"))[0]
     fast = for_cpu(LogOddsUNet(network))
     stored = {parameter.data_ptr() for parameter in network.parameters()}
     threes = [parameter for parameter in fast.parameters() if parameter.shape[2:] == (3, 3, 3)]

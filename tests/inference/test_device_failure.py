@@ -6,6 +6,7 @@ A device that can fail is played by a predictor that knows how to be loaded agai
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from inference import predictor as predictor_module
-from inference.case import Box, Case, ObjectPrompts
+from inference.case import Case, ObjectPrompts
 from inference.checkpoint import CheckpointError
 from inference.deadline import Deadline
+from inference.geometry import Box
 from inference.predictor import DeviceError, DeviceFailure, Predictor, is_out_of_memory, load_predictor
 from inference.prompts import BOX
 from inference.refinement import RefinementConfig
@@ -142,7 +144,8 @@ def test_what_the_device_had_said_counts_where_the_cpu_says_nothing(capsys: pyte
     wide = Box((1, 1, 1), (18, 28, 38))
     case = boxed(wide)
     tool = failing(Counted(5), Counted())
-    tool.refinement = RefinementConfig(tiles=1, edges=False)
+    tool.refinement = RefinementConfig(guided_filter=False)
+    tool.predictor.config = replace(TINY, finer=2)
     tool.predictor.reload = gone
     said: list[str] = []
     labels = segment_case(case, tool, Deadline(PLENTY), log=said.append)

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.case import Box, Click, ObjectPrompts, Voxel
+from inference.case import Click, ObjectPrompts
 from inference.fusion import INNER_FIRST, Fusion, advantages
+from inference.geometry import Box, Voxel
 
 SHAPE = (3, 4, 5)
 EVERYWHERE = Box.of(SHAPE)
@@ -191,7 +192,7 @@ def test_255_labels_fit() -> None:
 MEASURE = """
 import resource
 import torch
-from inference.case import Box
+from inference.geometry import Box
 from inference.fusion import Fusion
 torch.set_num_threads(1)
 shape = (32, 128, 128)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from evaluation.simulated_user import click_from_error
 from inference import __main__ as command
-from inference.case import Box, read_array
+from inference.geometry import Box
+from inference.npz import read_array
 from inference.prompts import BOX
 from inference.segmenter import Segmenter
 from tests.inference.factories import (
@@ -172,7 +173,7 @@ def test_the_truth_has_no_influence(folders: Folders) -> None:
 
 
 def test_a_first_run_imports_nothing_that_it_does_not_need(folders: Folders) -> None:
-    """SciPy would be a tenth of the start: for previous masks, contradicted clicks and objects without prompts only."""
+    """SciPy would be a tenth of the start: for previous masks, and contradicted clicks only."""
     write_case(folders.inputs / "case.npz", volume(SHAPE), [INNER])
     unneeded = ["scipy", "SimpleITK", "cc3d", "matplotlib"]
     lines = [
@@ -356,35 +357,6 @@ class TestSettings:
         assert given == ["1", "2", "3", "4", "5.0", "6.0"]
         arguments = [part for name in names for part in (f"--{name.replace('_', '-')}", "7")]
         assert {str(getattr(command.options(arguments), name)) for name in names} == {"7", "7.0"}
-
-    def test_where_to_look_without_prompts_is_one_of_two(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        assert command.options([]).without_prompts == "regions"
-        monkeypatch.setenv("SEGFM3D_WITHOUT_PROMPTS", "central-third")
-        assert command.options([]).without_prompts == "central-third"
-        assert command.options(["--without-prompts", "regions"]).without_prompts == "regions"
-        monkeypatch.setenv("SEGFM3D_WITHOUT_PROMPTS", "everywhere")
-        with pytest.raises(SystemExit):
-            command.options([])
-        assert "everywhere: expected regions or central-third" in capsys.readouterr().err
-
-    def test_an_object_of_which_nothing_is_known_gets_a_region(
-        self, folders: Folders, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """Without weights its ellipsoid is written, which shows where it is."""
-        image = flat_image((40, 40, 40), 9)
-        image[25:35, 24:36, 8:18] = 200
-        write_case(folders.inputs / "case.npz", image)
-        nowhere = ("--weights", str(folders.inputs / "nothing.pt"))
-        folders.run(*nowhere, "--without-prompts", "central-third")
-        assert not folders.output("case.npz", image.shape, 1).any()
-        folders.run(*nowhere, "--without-prompts", "regions")
-        found = folders.output("case.npz", image.shape, 1) == 1
-        assert found[30, 30, 13]
-        assert (image[found] == 200).mean() > 0.9
-        said = capsys.readouterr().out
-        assert said.count("object 1: neither box, click nor previous mask; taking the region") == 1
 
 
 class TestTheBudget:

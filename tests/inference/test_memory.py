@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from inference import case as case_module
-from inference.case import Box, CaseError, read_case
+from inference import npz
+from inference.case import CaseError, read_case
+from inference.geometry import Box
 from inference.memory import available_memory
 from tests.inference.factories import volume, write_case
 
@@ -73,19 +74,19 @@ class TestACaseThatDoesNotFit:
         return write_case(tmp_path / "a.npz", volume(self.SHAPE), [Box((1, 1, 1), (9, 9, 9))], prev_pred=previous)
 
     def test_it_is_refused_before_it_is_read(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(case_module, "available_memory", lambda: 2**30 + 80 * MIB)
+        monkeypatch.setattr(npz, "available_memory", lambda: 2**30 + 80 * MIB)
         with pytest.raises(CaseError, match=r"a\.npz: key 'imgs' .* needs 1\.1 GiB of memory, and 1\.1 GiB are free"):
             read_case(path)
 
     def test_with_memory_enough_it_is_read(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(case_module, "available_memory", lambda: 2**30 + 90 * MIB)
+        monkeypatch.setattr(npz, "available_memory", lambda: 2**30 + 90 * MIB)
         assert read_case(path).previous is not None
 
     def test_a_previous_mask_that_does_not_fit_is_done_without(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         answers = iter([2**40, 2**20])
-        monkeypatch.setattr(case_module, "available_memory", lambda: next(answers))
+        monkeypatch.setattr(npz, "available_memory", lambda: next(answers))
         case = read_case(path)
         assert case.previous is None
         assert "prev_pred" in case.notes[0]

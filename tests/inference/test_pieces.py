@@ -7,9 +7,10 @@ import torch
 from factories import TINY
 from torch import Tensor, nn
 
-from inference.case import Box, Case, Click, ObjectPrompts
+from inference.case import Case, Click, ObjectPrompts
 from inference.deadline import Deadline
-from inference.pieces import disobeyed, piece, without_ruled_out
+from inference.geometry import Box
+from inference.pieces import disobeyed, piece, with_pieces, without_ruled_out
 from inference.predictor import Predictor
 from inference.prompts import IMAGE
 from inference.refinement import RefinementConfig
@@ -62,6 +63,19 @@ def test_the_object_itself_is_not_taken_away() -> None:
     assert torch.equal(without_ruled_out(two_pieces(), WINDOW, (Click(IN_LARGE, False),)), two_pieces())
 
 
+def test_the_greater_of_window_and_piece_is_taken() -> None:
+    shape, patch = (70, 80, 90), (16, 16, 16)
+    near = Window((30, 30, 30), patch, patch)
+    image = torch.zeros(shape)
+    found = torch.full(patch, -4.0)
+    found[4:8, 4:8, 4:8] = 3.0
+    slabs = Window((5, 10, 3), (40, 44, 48), patch).paste(torch.full(patch, -1.0), Box.of(shape))
+    for where, values in with_pieces(slabs, [(near, found)]):
+        image[where.slices] = values
+    assert (image[34:38, 34:38, 34:38] == 3).all() and image[31, 31, 31] == -1
+    assert image[60, 70, 80] == 0, "outside of the window nothing is said"
+
+
 class OnlyTheLargest(nn.Module):
     """Sees the brightest of what it is shown, and calls it the object: a dim piece beside a bright one is missed."""
 
@@ -89,4 +103,4 @@ def test_a_click_on_a_missed_piece_adds_it_and_keeps_the_rest() -> None:
         assert found[16, 16, 16]
         return 2 * (found & truth).sum() / (found.sum() + truth.sum())
 
-    assert dice(RefinementConfig(tiles=0)) > dice(RefinementConfig(tiles=0, pieces=False)) + 0.03
+    assert dice(RefinementConfig()) > dice(RefinementConfig(pieces=False)) + 0.03

@@ -8,7 +8,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from inference.case import Box, Click, ObjectPrompts, Voxel
+from inference.case import Click, ObjectPrompts
+from inference.geometry import Box, Voxel
 from inference.placement import window_for
 from inference.prompts import (
     BOX,

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.case import Box, Case, Click, ObjectPrompts, Voxel
+from inference.case import Case, Click, ObjectPrompts
 from inference.checkpoint import ModelConfig
 from inference.deadline import Deadline, Watchdog
+from inference.geometry import Box, Voxel
 from inference.network import NetworkConfig
 from inference.prompts import BOX, CLICK, PAPER_STYLE, PREVIOUS
 from inference.refinement import RefinementConfig
@@ -136,13 +137,12 @@ class TestTheSlicesOfABox:
         self,
         *clicks: Click,
         box: Box | None = BOX,
-        guessed: bool = False,
         previous: np.ndarray | None = None,
         **settings: bool,
     ) -> np.ndarray:
         yes = segmenter(Hooked(lambda number, shape: torch.full((1, 1, *shape), 4.0)))
         yes.refinement = RefinementConfig(**settings)
-        case = a_case(ObjectPrompts(1, box, clicks, guessed), previous=previous)
+        case = a_case(ObjectPrompts(1, box, clicks), previous=previous)
         return segment_case(case, yes, Deadline(PLENTY), log=pytest.fail)
 
     def slices(self, *clicks: Click, **others: Any) -> list[int]:
@@ -170,9 +170,6 @@ class TestTheSlicesOfABox:
         assert (min(found) < 8) == (first < 8)
         assert (max(found) > 10) == (last > 10)
         assert {8, 9, 10} <= set(found)
-
-    def test_do_not_if_the_box_was_only_guessed(self) -> None:
-        assert set(self.slices(guessed=True)) > {7, 8, 9, 10, 11}
 
     def test_that_reach_out_of_the_image_end_with_it(self) -> None:
         assert self.slices(box=Box((18, 10, 12), (25, 18, 20))) == [18, 19]

@@ -9,7 +9,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from inference.case import Box, Click, ObjectPrompts, Voxel
+from inference.case import Click, ObjectPrompts
+from inference.geometry import Box, Voxel
 from inference.placement import central_third, window_for
 from inference.window import LEAST_ZOOM, MARGIN, Window, resampling
 
@@ -157,23 +158,23 @@ class TestSize:
             ((3 * n + p, 3 * p) for n, p in zip(region.size, patch)), key=lambda z: z[0] / z[1]
         )
         zoomed = [max(-(-numerator * p // denominator), p) for p in patch]
-        assert Window.around(region, patch, keep_proportions=True).size == tuple(zoomed)
+        assert Window.around(region, patch, isotropic_zoom=True).size == tuple(zoomed)
 
     @given(patch=PATCHES, region=boxes(-30, 40, 50))
     def test_without_proportions_each_axis_has_its_own_zoom(self, patch: Voxel, region: Box) -> None:
         """An axis with few voxels is magnified, at most twice, until they fill a third of the patch."""
         sizes = [max(n + -(-p // 3), min(max(3 * n, p // 2), p)) for n, p in zip(region.size, patch)]
-        assert Window.around(region, patch, keep_proportions=False).size == tuple(sizes)
+        assert Window.around(region, patch, isotropic_zoom=False).size == tuple(sizes)
 
     @given(patch=PATCHES, region=boxes(-30, 40, 50))
     def test_what_is_larger_than_the_patch_has_outgrown_it(self, patch: Voxel, region: Box) -> None:
         larger = any(n > p for n, p in zip(region.size, patch))
         fits = all(n + math.ceil(p * MARGIN) <= p * (1 + MARGIN) for n, p in zip(region.size, patch))
         assume(larger or fits)
-        assert Window.around(region, patch, keep_proportions=False).outgrown == larger
+        assert Window.around(region, patch, isotropic_zoom=False).exceeds_patch == larger
 
     def test_a_box_of_two_thirds_of_the_patch_is_not_zoomed(self) -> None:
-        window = Window.around(Box((10, 10, 10), (137, 137, 137)), (192, 192, 192), keep_proportions=True)
+        window = Window.around(Box((10, 10, 10), (137, 137, 137)), (192, 192, 192), isotropic_zoom=True)
         assert window == Window((-22, -22, -22), (192, 192, 192), (192, 192, 192))
 
     @given(patch=PATCHES, region=boxes(-30, 40, 50), keep=st.booleans(), data=st.data())
@@ -256,3 +257,12 @@ class TestResampling:
     @pytest.mark.parametrize(("inputs", "outputs"), [(100, 10), (97, 16), (16, 5)])
     def test_no_input_is_left_out_on_the_way_down(self, inputs: int, outputs: int) -> None:
         assert bool((resampling(inputs, outputs).sum(dim=0) > 0).all())
+
+
+def test_a_patch_resampled_to_another_window_is_what_it_would_be_there() -> None:
+    shape, patch = (70, 80, 90), (16, 16, 16)
+    window, other = Window((5, 10, 3), (40, 44, 48), patch), Window((20, 22, 9), patch, patch)
+    content = torch.randn(patch, generator=torch.Generator().manual_seed(0))
+    dense, _ = pasted(window, content, shape)
+    torch.testing.assert_close(window.resampled_to(content, other), other.crop(dense), atol=1e-4, rtol=1e-4)
+    assert not window.resampled_to(content, Window((200, 0, 0), patch, patch)).any()

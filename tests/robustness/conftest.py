@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.case import Box
+from inference.geometry import Box
 from tests.inference.factories import volume, write_case, write_weights
 from tests.robustness.process import Process
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from inference import __main__ as command
-from inference.case import MAX_OBJECTS, Voxel
+from inference.case import MAX_OBJECTS
+from inference.geometry import Voxel
 from inference.segmenter import Segmenter
 from tests.inference.factories import read_output, segmenter, volume, write_case
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from inference.case import Voxel
+from inference.geometry import Voxel
 from tests.robustness.generated import REAL, Generated, Runs, cases, image_of
 
 

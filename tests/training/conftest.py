@@ -21,7 +21,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def config() -> TrainingConfig:
-    model = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE, keep_proportions=False, finer=2)
+    model = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE, isotropic_zoom=False, finer=2)
     sampling = replace(DEFAULT.sampling, modalities=(("CT", 1.0), ("MR", 1.0)))
     return replace(DEFAULT, model=model, sampling=sampling, batch=2, accumulate=1, warmup=2)
 

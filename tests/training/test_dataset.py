@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from inference.case import Box, CaseError
+from inference.case import CaseError
+from inference.geometry import Box
 from training.dataset import load_volume, load_volumes, merged
 from training.target import Target
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluation.crop import bounding_box
 from evaluation.simulated_user import _depth, _largest_component, click_from_error
 from inference.case import Click
+from inference.geometry import bounding_box
 from inference.prompts import CLICK, CLICK_NEGATIVE, NNINTERACTIVE_STYLE, PAPER_STYLE, PromptStyle, draw_clicks
 from inference.window import Window
 from training import device_clicks
@@ -30,7 +30,7 @@ def masks(share: float, shape: tuple[int, int, int], seed: int = 0) -> tuple[Ten
 def largest(prediction: Tensor, truth: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """The largest component of an error, and each voxel's squared depth in it, by cc3d and edt."""
     error = (prediction != truth).numpy()
-    component, corner = _largest_component(error, bounding_box(error))
+    component, corner = _largest_component(error, bounding_box(error).slices)
     inside, depth = np.zeros(error.shape, bool), np.zeros(error.shape, np.float32)
     place = tuple(slice(start, start + size) for start, size in zip(corner, component.shape))
     inside[place], depth[place] = component, _depth(component)

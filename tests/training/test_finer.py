@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
-from inference.case import Case, Click, ObjectPrompts, Voxel
+from inference.case import Case, Click, ObjectPrompts
 from inference.deadline import Deadline
+from inference.geometry import Voxel
 from inference.predictor import Predictor
 from inference.prompts import BOX, CLICK, CLICK_NEGATIVE, IMAGE, PAPER_STYLE, PREVIOUS, draw_clicks
 from inference.refinement import ONE_FORWARD

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from inference import checkpoint
+from inference.model import load_model
 from inference.network import ResidualEncoderUNet
 from inference.segmenter import load_segmenter
 from training.__main__ import main
@@ -121,7 +122,7 @@ def test_the_weights_are_what_inference_reads(volumes: list[Volume], config: Tra
     average = train(config, volumes, run).weights
     segmenter = load_segmenter(run.out / "weights.pt", "cpu")
     assert segmenter.config == config.model
-    for name, tensor in checkpoint.load(run.out / "weights.pt")[0].state_dict().items():
+    for name, tensor in load_model(run.out / "weights.pt")[0].state_dict().items():
         torch.testing.assert_close(tensor, average.state_dict()[name], rtol=1e-3, atol=1e-4)
     assert (run.out / "curves.png").stat().st_size > 1000
     assert not list(run.out.glob(".*"))
@@ -177,7 +178,7 @@ def test_the_command_s_dry_run(folder: Path, tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "dry"
     assert main(["--data", str(folder), "--out", str(out), "--dry-run", "--workers", "1", "--device", "cpu"]) == 0
     assert len(read_log(out / "log.csv")) == 4
-    checkpoint.load(out / "weights.pt")
+    load_model(out / "weights.pt")
 
 
 def test_errors_of_use_are_one_line(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture):
@@ -260,7 +261,7 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on_later(
     assert errors.count("\n") <= 3 and "Traceback" not in errors
     step = torch.load(out / "last.pt", weights_only=True)["step"]
     assert step == read_log(out / "log.csv")[-1]["step"]
-    checkpoint.load(out / "weights.pt")
+    load_model(out / "weights.pt")
 
 
 def test_a_state_from_a_cpu_without_scaler_is_accepted(volumes: list[Volume], config: TrainingConfig, run: Run):
@@ -283,7 +284,7 @@ from inference.prompts import PAPER_STYLE
 from training.config import DEFAULT
 from training.dataset import load_volumes
 from training.loop import Run, train
-model = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE, keep_proportions=False)
+model = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE, isotropic_zoom=False)
 sampling = replace(DEFAULT.sampling, modalities=(), human_clicks=0.0)
 config = replace(DEFAULT, model=model, sampling=sampling, batch={batch}, accumulate=2, warmup=2)
 run = Run(Path({out!r}), torch.device("cpu"), steps=3, mixed_precision=False, workers=0)
@@ -318,7 +319,7 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(
     train(config, volumes, compiled)  # Goes on from its checkpoint.
     assert losses(compiled)[0] == pytest.approx(losses(plain)[0], rel=1e-4)
     assert len(losses(compiled)) == run.steps
-    checkpoint.load(compiled.out / "weights.pt")
+    load_model(compiled.out / "weights.pt")
 
 
 @pytest.mark.slow

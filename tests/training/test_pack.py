@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.case import read_array
+from inference.npz import read_array
 from training.dataset import load_volumes
 from training.pack import Item, in_turns, main
 

@@ -9,8 +9,9 @@ import torch
 
 import training.sample
 from evaluation.simulated_user import box_from_mask, click_from_error
-from inference.case import Box, Click, ObjectPrompts, read_case
-from inference.intensities import NormalizedImage
+from inference.case import Click, ObjectPrompts, read_case
+from inference.geometry import Box
+from inference.normalization import NormalizedImage
 from inference.placement import window_for
 from inference.prompts import BOX, CLICK, CLICK_NEGATIVE, IMAGE, PREVIOUS, encode
 from inference.window import Window
@@ -39,15 +40,15 @@ def challenge_file(source: Path, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("keep_proportions", [True, False])
+@pytest.mark.parametrize("isotropic_zoom", [True, False])
 def test_channels_equal_what_inference_builds(
-    real_volume: Path, tmp_path: Path, config: TrainingConfig, keep_proportions: bool
+    real_volume: Path, tmp_path: Path, config: TrainingConfig, isotropic_zoom: bool
 ):
-    model = replace(config.model, patch=(48, 48, 48), keep_proportions=keep_proportions)
+    model = replace(config.model, patch=(48, 48, 48), isotropic_zoom=isotropic_zoom)
     volume = load_volume(real_volume)
     case = read_case(challenge_file(real_volume, tmp_path / "case.npz"))
     prompts = case.objects[0]
-    window = window_for(prompts, case.image.shape, model.patch, keep_proportions)
+    window = window_for(prompts, case.image.shape, model.patch, isotropic_zoom)
     expected = encode(NormalizedImage.of(case.image).crop(window), None, prompts, window, model.style)
     recipe = Recipe(window, prompts.box, first_click=False, volume=0, labels=(prompts.label,))
     batch = render(pack([recipe]), [volume])
@@ -79,12 +80,9 @@ def test_a_perfect_window_is_the_one_of_inference(volumes: list[Volume], config:
     shape = tuple(volume.labels.shape)
     prompts = ObjectPrompts(
         1,
-        Box(
-            (box["z_min"], box["z_mid_y_min"], box["z_mid_x_min"]),
-            (box["z_max"], box["z_mid_y_max"], box["z_mid_x_max"]),
-        ),
+        Box.from_entry(box),
     )
-    window = window_for(prompts, shape, config.model.patch, config.model.keep_proportions)
+    window = window_for(prompts, shape, config.model.patch, config.model.isotropic_zoom)
     assert recipe == Recipe(window, prompts.box, first_click=False, labels=(1,))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference import checkpoint
+from inference.model import load_model
 from training import pieces
 from training.config import TrainingConfig
 from training.dataset import Volume
@@ -42,7 +42,7 @@ def test_joined_pieces_are_the_run_in_half_precision(written: Path, run: Run, tm
         for key, values in old["state"].items():
             for name, value in values.items():
                 torch.testing.assert_close(new["state"][key][name], value, rtol=1e-2, atol=1e-30)
-    assert checkpoint.load(joined / "weights.pt")[1] == config.model
+    assert load_model(joined / "weights.pt")[1] == config.model
     assert read_log(joined / "log.csv") == read_log(run.out / "log.csv")
 
 

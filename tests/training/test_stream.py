@@ -127,7 +127,7 @@ from training.dataset import load_volumes
 from training.interaction import simulate
 from training.stream import Steps
 
-model = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE, keep_proportions=False, finer=2)
+model = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE, isotropic_zoom=False, finer=2)
 for regions, finer_look in ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0)):
     sampling = dataclasses.replace(
         DEFAULT.sampling, modalities=(), no_box=1.0, regions=regions, finer_look=finer_look

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference import checkpoint
 from inference.checkpoint import ModelConfig
+from inference.model import load_model
 from inference.network import NetworkConfig, ResidualEncoderUNet
-from inference.nninteractive_export import export
+from inference.nninteractive import export
 from inference.prompts import NNINTERACTIVE_STYLE
 from training.__main__ import main
 from training.config import PAPER
@@ -48,7 +48,7 @@ def their_folder(folder: Path, network: NetworkConfig) -> Path:
 
 def warm_start(tmp_path: Path, volumes: list[Volume], network: NetworkConfig, patch: int) -> None:
     source = their_folder(tmp_path / "published", network)
-    loaded, model = checkpoint.load(source)
+    loaded, model = load_model(source)
     config = replace(PAPER, model=replace(model, patch=(patch,) * 3), batch=1, accumulate=2)
     run = Run(tmp_path / "run", torch.device("cpu"), steps=1, mixed_precision=False, workers=0)
     trained = train(config, volumes, run, loaded.state_dict()).weights

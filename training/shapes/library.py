@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.case import Box, CaseError, Voxel, read_array
-from inference.segmenter import label_extents
+from inference.case import CaseError
+from inference.geometry import Box, Voxel, label_extents
+from inference.npz import NpzError, read_array
 from inference.window import Window
 from training.dataset import SMALLEST_OBJECT
 from training.shapes.fields import Scene
@@ -58,7 +59,7 @@ def load_shapes(folder: Path) -> list[LabelMap]:
     for path in paths:
         try:
             maps.append(load_shape(path))
-        except CaseError as error:
+        except NpzError as error:
             print(f"skipped: {error}", file=sys.stderr)
     if not maps:
         raise FileNotFoundError(f"{folder}: no usable label map among {len(paths)} *.npz files; expected gts")
@@ -71,7 +72,7 @@ def load_shape(path: Path) -> LabelMap:
     """Reads one label map.
 
     Raises:
-        CaseError: unreadable, not of three dimensions, not integers, or without an object.
+        NpzError: unreadable, not of three dimensions, not integers, or without an object.
     """
     labels = read_array(path, "gts")
     if labels.ndim != 3 or labels.dtype.kind not in "ui":
@@ -151,7 +152,7 @@ def _window(shapes: LabelMap, chosen: list[int], patch: Voxel, random: np.random
     if random.random() < 0.6:
         for label in chosen[1:]:
             box = box.union(shapes.objects[label])
-        around = Window.around(box, patch, keep_proportions=False)
+        around = Window.around(box, patch, isotropic_zoom=False)
         size, middle = np.array(around.size), np.array(around.start) + np.array(around.size) / 2
         size = size * math.exp(random.uniform(-0.4, 0.4))
         middle = middle + random.uniform(-0.12, 0.12, 3) * size

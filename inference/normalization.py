@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.case import Box
+from inference.geometry import Box, bounding_box
 from inference.window import Window
 
 _TORCH_READS = (np.uint8, np.int8, np.int16, np.int32, np.float16, np.float32)
@@ -34,7 +34,7 @@ class NormalizedImage:
     def of(cls, image: np.ndarray) -> NormalizedImage:
         """Measures an image (D, H, W) of finite real numbers. A constant or an empty one normalizes to zeros."""
         values = _torch_readable(image)
-        support = nonzero_box(values)
+        support = bounding_box(values)
         volume = torch.from_numpy(np.ascontiguousarray(values))
         if support is None:
             return cls(volume, None, 0.0, 0.0)
@@ -64,22 +64,6 @@ class NormalizedImage:
         if self.support is None:
             return torch.zeros(window.patch, device=self.volume.device)
         return window.crop(self.volume, self.support, self.scale, self.offset, squared=True)
-
-
-def nonzero_box(volume: np.ndarray) -> Box | None:
-    """The extent of what is not zero; None for an empty volume."""
-    lower, upper = [], []
-    view = volume
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        # Each axis is searched in what the axes before left over.
-        occupied = np.flatnonzero(view.any(axis=others))
-        if occupied.size == 0:
-            return None
-        lower.append(int(occupied[0]))
-        upper.append(int(occupied[-1]))
-        view = view[(slice(None),) * axis + (slice(lower[-1], upper[-1] + 1),)]
-    return Box(tuple(lower), tuple(upper))
 
 
 def _torch_readable(image: np.ndarray) -> np.ndarray:

@@ -15,8 +15,11 @@ from torch import nn
 from inference import checkpoint
 from inference.case import read_case
 from inference.checkpoint import ModelConfig
+from inference.model import load_model
+from inference.model import main as model_command
 from inference.network import FULL, NetworkConfig, ResidualEncoderUNet
-from inference.nninteractive_export import WEIGHTS_LICENCE, capability, export, session_patch, with_aliases
+from inference.nninteractive import WEIGHTS_LICENCE, export, with_aliases
+from inference.nninteractive_session import capability, session_patch
 from inference.prompts import (
     BOX,
     BOX_NEGATIVE,
@@ -90,8 +93,8 @@ def test_the_package_computes_what_we_compute_with_our_weights(package: Any, tmp
     if not DEFAULT.is_file():
         pytest.skip("no weights/default.pt")
     arguments = ["--to-nninteractive", str(tmp_path / "model"), "--weights", str(DEFAULT)]
-    assert checkpoint.main(arguments) == 0
-    network, config = checkpoint.load(DEFAULT)
+    assert model_command(arguments) == 0
+    network, config = load_model(DEFAULT)
     # In the order of the package's tensors: with channels last, PyTorch's plain normalization loses two digits.
     network.to(memory_format=torch.contiguous_format)
     x = torch.randn(1, 8, *config.patch, generator=torch.Generator().manual_seed(1))
@@ -178,7 +181,7 @@ def test_a_session_draws_points_of_the_weight_that_was_trained_with(
 @pytest.mark.parametrize("falloff", [False, True])
 @pytest.mark.parametrize("proportions", [False, True])
 def test_what_differs_is_said(falloff: bool, proportions: bool) -> None:
-    config = replace(SMALL, style=replace(PAPER_STYLE, falloff=falloff), keep_proportions=proportions)
+    config = replace(SMALL, style=replace(PAPER_STYLE, falloff=falloff), isotropic_zoom=proportions)
     said = " ".join(capability(config)["differences"])
     assert ("binary balls" in said) is not falloff
     assert ("a zoom for each axis" in said) is not proportions
@@ -215,9 +218,9 @@ def test_a_larger_patch_is_said(patch: tuple[int, int, int], enough: bool) -> No
 
 def test_our_own_folder_comes_back_as_it_was(tmp_path: Path) -> None:
     """What the published layout has no word for, too: style, proportions, temperature, finer look."""
-    config = replace(SMALL, keep_proportions=False, temperature=1.5, finer=2)
+    config = replace(SMALL, isotropic_zoom=False, temperature=1.5, finer=2)
     network = exported(tmp_path, config)
-    back, read = checkpoint.load(tmp_path)
+    back, read = load_model(tmp_path)
     assert read == config
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in back.state_dict().items())
 
@@ -226,30 +229,30 @@ class TestCommand:
     def test_the_licence_is_the_one_that_is_named(self, tmp_path: Path) -> None:
         weights = write_weights(tmp_path / "tiny.pt")
         arguments = ["--to-nninteractive", str(tmp_path / "model"), "--weights", str(weights), "--licence", "CC0-1.0"]
-        assert checkpoint.main(arguments) == 0
+        assert model_command(arguments) == 0
         assert (tmp_path / "model" / "LICENSE").read_text() == "CC0-1.0\n"
-        assert checkpoint.load(tmp_path / "model")[1] == TINY
+        assert load_model(tmp_path / "model")[1] == TINY
 
     def test_no_other_model_is_overwritten(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         weights = write_weights(tmp_path / "tiny.pt")
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "plans.json").write_text("{}")
         arguments = ["--to-nninteractive", str(tmp_path / "model"), "--weights", str(weights)]
-        assert checkpoint.main(arguments) == 1
+        assert model_command(arguments) == 1
         error = capsys.readouterr().err
         assert "is not empty" in error and error.count("\n") == 1
         assert (tmp_path / "model" / "plans.json").read_text() == "{}"
 
     def test_no_such_weights(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["--to-nninteractive", str(tmp_path / "model"), "--weights", str(tmp_path / "none.pt")]
-        assert checkpoint.main(arguments) == 1
+        assert model_command(arguments) == 1
         assert "no such file" in capsys.readouterr().err
         assert not (tmp_path / "model").exists()
 
     @pytest.mark.parametrize("arguments", [[], ["folder"], ["folder", "out.pt", "--to-nninteractive", "other"]])
     def test_one_thing_at_a_time(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
-            checkpoint.main(arguments)
+            model_command(arguments)
         assert "expected SOURCE OUT.pt, or --to-nninteractive FOLDER" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
@@ -265,4 +268,4 @@ class TestCommand:
         info = json.loads((tmp_path / "inference_info.json").read_text())
         (tmp_path / "inference_info.json").write_text(json.dumps(info | {"segfm3d": own}))
         with pytest.raises(checkpoint.CheckpointError, match="'segfm3d' is not usable"):
-            checkpoint.load(tmp_path)
+            load_model(tmp_path)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.case import Box
-from inference.intensities import NormalizedImage, nonzero_box
+from inference.geometry import Box, bounding_box
+from inference.normalization import NormalizedImage
 from inference.window import Window
 from tests.inference.factories import volume
 
@@ -35,7 +35,7 @@ IMAGES = {
 @pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES.keys())
 def test_zero_mean_and_unit_deviation(image: np.ndarray) -> None:
     normalized = NormalizedImage.of(image).crop(WHOLE).numpy()
-    support = nonzero_box(image).slices
+    support = bounding_box(image).slices
     scaled = image[support] / np.abs(image.astype(np.float64)).max()
     expected = (scaled - scaled.mean()) / scaled.std()
     np.testing.assert_allclose(normalized[support], expected, atol=5e-3)
@@ -77,8 +77,8 @@ def test_the_nonzero_box_is_the_extent_of_what_is_not_zero(voxels: list[tuple[in
     image = np.zeros(SHAPE, np.int16)
     for voxel in voxels:
         image[voxel] = value
-    assert nonzero_box(image) == Box(tuple(map(min, zip(*voxels))), tuple(map(max, zip(*voxels))))
+    assert bounding_box(image) == Box(tuple(map(min, zip(*voxels))), tuple(map(max, zip(*voxels))))
 
 
 def test_an_empty_image_has_no_box() -> None:
-    assert nonzero_box(np.zeros(SHAPE)) is None
+    assert bounding_box(np.zeros(SHAPE)) is None

@@ -11,8 +11,9 @@ import torch
 from factories import TINY
 from torch import Tensor, nn
 
-from inference.case import Box, Case, Click, ObjectPrompts
+from inference.case import Case, Click, ObjectPrompts
 from inference.deadline import Deadline
+from inference.geometry import Box
 from inference.predictor import Predictor
 from inference.prompts import IMAGE, PREVIOUS
 from inference.refinement import ONE_FORWARD
@@ -160,7 +161,7 @@ def test_a_background_click_takes_away_what_only_the_fine_look_parts() -> None:
 
 def test_edges_are_followed_from_the_finer_patch() -> None:
     case = comb()
-    tool = segmenter(Bright(), edges=True)
+    tool = segmenter(Bright(), guided_filter=True)
     followed = segment_case(case, tool, Deadline(600), log=pytest.fail)
     assert tool.predictor.network.patches == [PATCH, FINE]
     assert dice(followed, case) > 0.8

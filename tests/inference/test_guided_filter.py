@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from inference.case import Box, Case, ObjectPrompts
+from inference.case import Case, ObjectPrompts
 from inference.deadline import Deadline
-from inference.edges import CLEAR, EPSILON, RADIUS, Edges, _mean
-from inference.intensities import NormalizedImage
+from inference.geometry import Box
+from inference.guided_filter import CLEAR, EPSILON, RADIUS, GuidedFilter, _mean
+from inference.normalization import NormalizedImage
 from inference.predictor import Predictor
 from inference.refinement import ONE_FORWARD
 from inference.segmenter import Segmenter, segment_case
@@ -48,8 +49,10 @@ def whole(slabs, shape: tuple[int, int, int] = SHAPE) -> Tensor:
 
 def followed(image: np.ndarray, log_odds: Tensor, window: Window = WINDOW) -> Tensor:
     normalized = NormalizedImage.of(image)
-    edges = Edges.of(normalized.crop(window), normalized.crop_squares(window), log_odds, window, Box.of(image.shape))
-    return whole(edges.pasted(normalized, window, log_odds, Box.of(image.shape)), image.shape)
+    fitted = GuidedFilter.fit(
+        normalized.crop(window), normalized.crop_squares(window), log_odds, window, Box.of(image.shape)
+    )
+    return whole(fitted.paste(normalized, window, log_odds, Box.of(image.shape)), image.shape)
 
 
 def dice(log_odds: Tensor, truth: np.ndarray) -> float:
@@ -99,17 +102,17 @@ class TestWhatCannotBeFollowed:
     def test_nothing_unclear(self) -> None:
         image = NormalizedImage.of(phantom()[0])
         clear = torch.full(PATCH, -9.0)
-        assert Edges.of(image.crop(WINDOW), image.crop_squares(WINDOW), clear, WINDOW, Box.of(SHAPE)) is None
+        assert GuidedFilter.fit(image.crop(WINDOW), image.crop_squares(WINDOW), clear, WINDOW, Box.of(SHAPE)) is None
 
     def test_no_contrast(self) -> None:
         log_odds = torch.from_numpy(ball(PATCH, (7.5, 7.5, 7.5), 5)).float()
-        assert Edges.of(torch.zeros(PATCH), torch.zeros(PATCH), log_odds, WINDOW, Box.of(SHAPE)) is None
+        assert GuidedFilter.fit(torch.zeros(PATCH), torch.zeros(PATCH), log_odds, WINDOW, Box.of(SHAPE)) is None
 
     def test_a_border_outside_the_image(self) -> None:
         log_odds = torch.full(PATCH, -9.0)
         log_odds[:2, :2, :2] = 0.0
         window = Window((-20, -20, -20), (32, 32, 32), PATCH)
-        assert Edges.of(torch.randn(PATCH), torch.ones(PATCH), log_odds, window, Box.of(SHAPE)) is None
+        assert GuidedFilter.fit(torch.randn(PATCH), torch.ones(PATCH), log_odds, window, Box.of(SHAPE)) is None
 
 
 def test_it_is_the_published_filter_where_nothing_is_resampled() -> None:
@@ -128,9 +131,11 @@ def test_it_is_the_published_filter_where_nothing_is_resampled() -> None:
         offset[place] = q.mean() - slope[place] * g.mean()
     window = Window((0, 0, 0), PATCH, PATCH)
     log_odds = torch.logit(torch.from_numpy(p)).float()
-    edges = Edges.of(torch.from_numpy(guide).float(), torch.from_numpy(guide**2).float(), log_odds, window, window.box)
+    fitted = GuidedFilter.fit(
+        torch.from_numpy(guide).float(), torch.from_numpy(guide**2).float(), log_odds, window, window.box
+    )
     image = NormalizedImage(torch.from_numpy(guide).float(), window.box, 1.0, 0.0)
-    found = torch.sigmoid(whole(edges.pasted(image, window, log_odds, window.box), PATCH))
+    found = torch.sigmoid(whole(fitted.paste(image, window, log_odds, window.box), PATCH))
     for place in [(0, 0, 0), (5, 8, 11), (15, 2, 7)]:
         expected = slope[around(place)].mean() * guide[place] + offset[around(place)].mean()
         assert found[place].item() == pytest.approx(np.clip(expected, 0.01, 0.99), abs=1e-4)
@@ -146,8 +151,8 @@ def test_lines_are_fitted_within_the_radius(size: tuple[int, int, int]) -> None:
     image = torch.from_numpy(np.random.default_rng(0).normal(size=PATCH)).float()
     log_odds = torch.zeros(PATCH)
     log_odds[8, 8, 8] = 1.0
-    edges = Edges.of(image, image.square(), log_odds, Window((0, 0, 0), size, PATCH), Box.of(size))
-    reached = (edges.slope.abs() > 1e-6).nonzero()
+    fitted = GuidedFilter.fit(image, image.square(), log_odds, Window((0, 0, 0), size, PATCH), Box.of(size))
+    reached = (fitted.slope.abs() > 1e-6).nonzero()
     assert (reached.amin(dim=0) == 8 - 2 * RADIUS).all() and (reached.amax(dim=0) == 8 + 2 * RADIUS).all()
 
 
@@ -160,23 +165,23 @@ class TestInTheSegmenter:
 
     BOX = Box((11, 15, 13), (29, 33, 31))
 
-    def segment(self, edges: bool, seconds: float = 600, box: Box = BOX) -> float:
+    def segment(self, guided_filter: bool, seconds: float = 600, box: Box = BOX) -> float:
         image, truth = phantom(noise=5)
         case = Case("a.npz", image, (1, 1, 1), (ObjectPrompts(1, box),))
         predictor = Predictor(self.Off(), TINY, torch.device("cpu"), {PATCH: 0.001})
-        tool = Segmenter(predictor, replace(ONE_FORWARD, edges=edges))
+        tool = Segmenter(predictor, replace(ONE_FORWARD, guided_filter=guided_filter))
         labels = segment_case(case, tool, Deadline(seconds), log=pytest.fail)
         return 2 * (truth & (labels == 1)).sum() / (truth.sum() + (labels == 1).sum())
 
     def test_the_setting_decides(self) -> None:
-        assert self.segment(edges=True) > self.segment(edges=False) + 0.05
+        assert self.segment(guided_filter=True) > self.segment(guided_filter=False) + 0.05
 
     def test_an_object_that_fits_is_left_alone(self) -> None:
         """Its window reaches over the edge, and is not quite large enough."""
         fits = Box((13, 17, 15), (27, 31, 29))
-        assert self.segment(edges=True, box=fits) == self.segment(edges=False, box=fits)
+        assert self.segment(guided_filter=True, box=fits) == self.segment(guided_filter=False, box=fits)
 
     def test_nothing_is_followed_without_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        plain = self.segment(edges=False)
+        plain = self.segment(guided_filter=False)
         monkeypatch.setattr("inference.refinement.EDGE_VOXELS_PER_SECOND", 1.0)
-        assert self.segment(edges=True) == plain
+        assert self.segment(guided_filter=True) == plain

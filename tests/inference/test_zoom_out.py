@@ -10,8 +10,9 @@ import torch
 from factories import TINY
 from torch import Tensor, nn
 
-from inference.case import Box, Case, Click, ObjectPrompts
+from inference.case import Case, Click, ObjectPrompts
 from inference.deadline import Deadline
+from inference.geometry import Box
 from inference.placement import zoomed_out
 from inference.predictor import Predictor
 from inference.prompts import IMAGE
@@ -95,7 +96,7 @@ def test_a_small_object_found_by_its_first_click_is_looked_at_again_magnified():
     image[40:43, 40:43, 40:43] = 200
     case = Case("case.npz", image, (1, 1, 1), (ObjectPrompts(1, clicks=(Click((41, 41, 41), True),)),))
     network = Remembers()
-    config = replace(TINY, keep_proportions=False)
+    config = replace(TINY, isotropic_zoom=False)
     segmenter = Segmenter(Predictor(network, config, torch.device("cpu"), {PATCH: 0.01}))
     labels = segment_case(case, segmenter, Deadline(600))
     assert len(network.sizes) == 2

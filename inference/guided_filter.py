@@ -1,4 +1,4 @@
-"""Borders that follow the image's edges: the guided filter, as it is done fast.
+"""The fast guided filter: moves the border of a coarse mask to the image's edges.
 
 Near any voxel of the network's patch, p is taken for a linear function of the image, p ≈ slope · image + offset, fitted
 to the voxels around it (He, Sun and Tang, Guided Image Filtering, 2013, equations 5, 6 and 8). Slope and offset are
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
-from inference.case import Box
-from inference.intensities import NormalizedImage
+from inference.geometry import Box
+from inference.normalization import NormalizedImage
 from inference.window import Window
 
 RADIUS = 2
@@ -35,22 +35,22 @@ LIMIT = 0.01
 
 
 @dataclass(frozen=True)
-class Edges:
+class GuidedFilter:
     """What p is, as a line in the image, around each voxel of a patch.
 
     Args:
         slope: (D, H, W) float32, of p a unit of the normalized image.
         offset: (D, H, W) float32.
-        region: the part of the image outside of which all is clear, or not wanted.
+        box: the part of the image outside of which all is clear, or does not count.
     """
 
     slope: Tensor
     offset: Tensor
-    region: Box
+    box: Box
 
     @classmethod
-    def of(cls, image: Tensor, squares: Tensor, log_odds: Tensor, window: Window, wanted: Box) -> Edges | None:
-        """Fits the lines.
+    def fit(cls, image: Tensor, squares: Tensor, log_odds: Tensor, window: Window, region: Box) -> GuidedFilter | None:
+        """Fits the lines to what the network said.
 
         Args:
             image: the normalized image in the window, (D, H, W) float32, of the patch's shape.
@@ -58,7 +58,7 @@ class Edges:
                 than the image: noise that the patch averages out must not be taken for an edge.
             log_odds: what the network said there, of the same shape and on the same device.
             window: where that is.
-            wanted: the part of the image that counts.
+            region: the part of the image that counts.
 
         Returns:
             None where there is nothing to move: no border in that part, or no contrast along it.
@@ -69,9 +69,9 @@ class Edges:
             return None
         # What is pasted of a voxel of the patch reaches into its neighbours.
         lower, upper = (places.amin(dim=0) - 1).tolist(), (places.amax(dim=0) + 1).tolist()
-        region = window.covered(tuple(lower), tuple(upper)).intersection(wanted)
+        box = window.image_box(tuple(lower), tuple(upper)).intersection(region)
         variance, middle = torch.var_mean(image[unclear])
-        if region is None or not float(variance) > 0:
+        if box is None or not float(variance) > 0:
             return None
         # Around the middle, so that no large squares are subtracted from each other.
         squares = squares - 2 * middle * image + middle * middle
@@ -82,23 +82,23 @@ class Edges:
         slope = (around(image * p) - mean * mean_p) / (around(squares) - mean * mean + EPSILON * variance)
         offset = around(mean_p - slope * mean)
         slope = around(slope)
-        return cls(slope, offset - slope * middle, region)
+        return cls(slope, offset - slope * middle, box)
 
-    def pasted(
-        self, image: NormalizedImage, window: Window, log_odds: Tensor, wanted: Box
+    def paste(
+        self, image: NormalizedImage, window: Window, log_odds: Tensor, region: Box
     ) -> Iterator[tuple[Box, Tensor]]:
-        """As :meth:`inference.window.Window.paste`, with what is unclear moved to the image's edges.
+        """Pastes as :meth:`inference.window.Window.paste` does, with what is unclear moved to the image's edges.
 
         Args:
             image: the whole of it.
-            window, log_odds, wanted: what the lines were fitted to, on the CPU.
+            window, log_odds, region: what the lines were fitted to, on the CPU.
         """
         slope, offset = self.slope.cpu(), self.offset.cpu()
-        for where, values in window.paste(log_odds, wanted):
-            if (part := where.intersection(self.region)) is not None:
+        for where, values in window.paste(log_odds, region):
+            if (part := where.intersection(self.box)) is not None:
                 here = values[part.slices_in(where)]
                 guide = image.crop(Window(part.lower, part.size, part.size)).cpu()
-                p = torch.addcmul(window.sample(offset, part), window.sample(slope, part), guide)
+                p = torch.addcmul(window.to_image(offset, part), window.to_image(slope, part), guide)
                 here.copy_(torch.where(here.abs() < CLEAR, torch.logit(p, eps=LIMIT), here))
             yield where, values
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from inference.case import Box, Click, ObjectPrompts
-from inference.slices import where_it_can_be
+from inference.case import Click, ObjectPrompts
+from inference.geometry import Box
+from inference.placement import allowed_region
 
 BOX = Box((3, 1, 1), (6, 4, 4))
 SHAPE = (10, 12, 8)
@@ -32,9 +33,8 @@ def test_a_side_is_open_where_a_click_or_the_previous_mask_lies_behind_it(
     clicks: tuple[Click, ...], previous: Box | None, expected: tuple[int, int]
 ) -> None:
     first, last = expected
-    assert where_it_can_be(ObjectPrompts(1, BOX, clicks), previous, SHAPE) == Box((first, 0, 0), (last, 11, 7))
+    assert allowed_region(ObjectPrompts(1, BOX, clicks), previous, SHAPE) == Box((first, 0, 0), (last, 11, 7))
 
 
-def test_without_a_box_of_the_users_all_slices_are_open() -> None:
-    assert where_it_can_be(ObjectPrompts(1, None, (click(3),)), None, SHAPE) == Box.of(SHAPE)
-    assert where_it_can_be(ObjectPrompts(1, BOX, guessed=True), None, SHAPE) == Box.of(SHAPE)
+def test_without_a_box_all_slices_are_open() -> None:
+    assert allowed_region(ObjectPrompts(1, None, (click(3),)), None, SHAPE) == Box.of(SHAPE)
