@@ -183,5 +183,5 @@ class TestInTheSegmenter:
 
     def test_nothing_is_followed_without_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = self.segment(guided_filter=False)
-        monkeypatch.setattr("inference.refinement.EDGE_VOXELS_PER_SECOND", 1.0)
+        monkeypatch.setattr("inference.refinement.FILTER_VOXELS_PER_SECOND", 1.0)
         assert self.segment(guided_filter=True) == plain
