@@ -11,11 +11,12 @@ from PIL import Image
 
 from evaluation.cases import read_evaluation_case
 from evaluation.contestants import InProcess
-from evaluation.pictures import draw_case, worst_slice
 from evaluation.protocol import evaluate, evaluate_case
-from evaluation.report import best_and_worst, write_report
+from evaluation.report.page import best_and_worst, write_report
+from evaluation.report.paper_tables import by_boxes, by_modality
+from evaluation.report.pictures import draw_case, worst_slice
 from evaluation.results import CaseResult, ResultsFolder, Scores, StepResult
-from evaluation.summary import ALL, Measured, by_boxes, by_modality
+from evaluation.summary import ALL, Measured
 from evaluation.table import CSV_FILE, ORGANIZERS_COLUMNS, write_csv
 from inference.case import CaseError
 

@@ -17,7 +17,7 @@ import pytest
 from blocks import SHAPE, write_case
 from PIL import Image
 
-from evaluation import view
+from evaluation import case_page
 from evaluation.view import main
 from inference.case import read_case, write_segmentation
 
@@ -124,13 +124,13 @@ def test_a_page_that_would_be_too_large_is_stored_coarser(
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 100, 100), dtype=np.uint8)
     case = write_case(tmp_path / "case.npz", imgs=noise, gts=np.zeros(noise.shape, np.uint8), boxes=None)
-    monkeypatch.setattr(view, "PAGE_BYTES", 400_000)
+    monkeypatch.setattr(case_page, "PAGE_BYTES", 400_000)
     assert main([str(case), "-o", str(tmp_path / "page.html")]) == 0
     content = content_of(tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size < 400_000
     assert content["quality"] is not None
     assert np.abs(image_of(content).astype(int) - noise).mean() < 60
-    monkeypatch.setattr(view, "PAGE_BYTES", 110_000)
+    monkeypatch.setattr(case_page, "PAGE_BYTES", 110_000)
     assert main([str(case), "-o", str(tmp_path / "none.html")]) == 2
     assert "do not fit" in capsys.readouterr().err
     assert not (tmp_path / "none.html").exists()
@@ -138,7 +138,7 @@ def test_a_page_that_would_be_too_large_is_stored_coarser(
 
 def test_a_volume_that_no_browser_would_hold_is_thinned_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = write_case(tmp_path / "case.npz")
-    monkeypatch.setattr(view, "SHOWN_VOXELS", np.prod(SHAPE) // 3)
+    monkeypatch.setattr(case_page, "SHOWN_VOXELS", np.prod(SHAPE) // 3)
     assert main([str(case), "-o", str(tmp_path / "page.html")]) == 0
     content, image = content_of(tmp_path / "page.html"), read_case(case).image
     z, y, x = content["step"]
@@ -149,7 +149,7 @@ def test_a_volume_that_no_browser_would_hold_is_thinned_out(tmp_path: Path, monk
 
 def test_names_and_notes_cannot_break_the_page(tmp_path: Path) -> None:
     case = replace(read_case(write_case(tmp_path / "case.npz")), name="</script><b>&", notes=("</script><i>",))
-    assert view.write_view(tmp_path / "page.html", case, []) == (tmp_path / "page.html").stat().st_size
+    assert case_page.write_view(tmp_path / "page.html", case, []) == (tmp_path / "page.html").stat().st_size
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert text.count("</script>") == 2 and "<b>&" not in text and "<i>" not in text
     content = content_of(tmp_path / "page.html")
