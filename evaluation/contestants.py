@@ -3,7 +3,6 @@
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,9 @@ DOCKER_MEMORY = "32G"
 
 PLACEHOLDERS = ("{inputs}", "{outputs}")
 """What stands for the two folders in a command."""
+
+STDERR = 2
+"""The file descriptor, which is there even where `sys.stderr` is no file."""
 
 START_SECONDS = 120.0
 """What the start of a container may take."""
@@ -234,7 +236,7 @@ def _run(words: list[str], patience: float) -> None:
         CaseError: it could not be started, which is no measurement of it.
     """
     try:
-        finished = subprocess.run(words, timeout=patience, stdout=sys.stderr, check=False)
+        finished = subprocess.run(words, timeout=patience, stdout=STDERR, check=False)
     except subprocess.TimeoutExpired as error:
         raise ContestantError(f"stopped after {patience:.0f} s") from error
     except OSError as error:
