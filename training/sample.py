@@ -207,7 +207,7 @@ def _window_without_box(target: Target, model: ModelConfig, random: np.random.Ge
 
 
 def jittered_extent(extent: Box, random: np.random.Generator) -> Box:
-    """Returns about where an object is: its extent, each side moved by up to a fifth of its length."""
+    """Returns about where an object is: its extent, along each axis up to 0.4 longer or 0.25 shorter."""
     grow = random.uniform(-0.25, 0.4, size=3)
     lower = tuple(round(a - g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
     upper = tuple(round(b + g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))

@@ -152,6 +152,7 @@ def test_the_page_is_whole_and_names_every_failure(results):
     assert "url(" not in page and "@import" not in page
     assert page.count("data:image/webp") == 2  # of CT and MRI; there is no usable output of the others
     assert "Best and worst cases of ours" in page
+    assert colour_of("ours") in page and colour_of("ellipsoid") in page, "names have the colours of the plots"
     assert (results / "ours" / CSV_FILE).exists()
 
 
@@ -193,9 +194,3 @@ def test_a_contestant_keeps_its_colour_in_every_plot_whatever_others_there_are()
         alone, among = plot([OURS]), plot([Measured("first", OURS.results), OURS, Measured("last", OURS.results)])
         assert colour in alone and among.count(colour) >= alone.count(colour), plot.__name__
         assert colour_of("first") in among and colour_of("first") not in alone
-
-
-def test_the_page_names_a_contestant_in_the_colour_of_the_plots(results):
-    page = write_report(results, [results.parent / "cases"]).read_text()
-    assert colour_of("ours") in page
-    assert colour_of("ours") in write_report(results, [results.parent / "cases"], focus="ellipsoid").read_text()
