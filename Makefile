@@ -48,11 +48,13 @@ RESULTS ?= runs/evaluation
 
 evaluate: $(VENV)/.development  ## evaluate as the organizers do: CASES=folder [IMAGE=name] [RESULTS=folder]
 	@test -n "$(CASES)" || { echo "evaluate: expected CASES=folder of *.npz that hold gts" >&2; exit 2; }
-	$(VENV)/bin/python -m evaluation run --cases $(CASES) --results $(RESULTS) --baseline ellipsoid
-	$(VENV)/bin/python -m evaluation run --cases $(CASES) --results $(RESULTS) --baseline random-walker
-	$(VENV)/bin/python -m evaluation run --cases $(CASES) --results $(RESULTS) \
-	  $(if $(filter command line environment,$(origin IMAGE)),--image $(IMAGE),--weights weights/default.pt)
-	$(VENV)/bin/python -m evaluation report --cases $(CASES) --results $(RESULTS)
+# Exit code 1 says that something failed, such as a case that cannot be read: the report is written all the same.
+	@failed=0; run() { \
+	  $(VENV)/bin/python -m evaluation run --cases $(CASES) --results $(RESULTS) "$$@" || { failed=$$?; [ $$failed = 1 ]; }; \
+	}; \
+	run --baseline ellipsoid; run --baseline random-walker; \
+	run $(if $(filter command line environment,$(origin IMAGE)),--image $(IMAGE),--weights weights/default.pt); \
+	$(VENV)/bin/python -m evaluation report --cases $(CASES) --results $(RESULTS); exit $$failed
 
 # The image's name, without a tag; the layered build that it is squashed from is $(IMAGE):layers.
 IMAGE ?= segfm3d

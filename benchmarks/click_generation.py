@@ -8,8 +8,8 @@ ours on the same masks; the voxels must be the same.
 import argparse
 import sys
 import textwrap
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cc3d
@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from evaluation.simulated_user import click_from_error
-from inference.geometry import Voxel
+from benchmarks.timing import in_turns, timed
+from evaluation.simulated_user import Voxel, click_from_error
 
 SHAPE = (200, 512, 512)
 REPETITIONS = 3
@@ -33,8 +33,10 @@ def main() -> int:
     print(f"{'error':<34}{'voxels':>12}{'theirs, s':>12}{'ours, s':>10}{'faster':>9}  voxel")
     differing = 0
     for name, prediction, truth in scenes():
-        their_click, their_seconds = timed(theirs, prediction, truth)
-        our_click, our_seconds = timed(click_from_error, prediction, truth)
+        clicks = {"theirs": partial(theirs, prediction, truth), "ours": partial(click_from_error, prediction, truth)}
+        measured = in_turns({who: partial(timed, click) for who, click in clicks.items()}, REPETITIONS, warm_up=0)
+        fastest = {who: min(each, key=lambda pair: pair[0]) for who, each in measured.items()}
+        (their_seconds, their_click), (our_seconds, our_click) = fastest["theirs"], fastest["ours"]
         differing += their_click != our_click
         verdict = "same" if their_click == our_click else f"DIFFERS: {their_click} and {our_click}"
         size = np.count_nonzero(prediction != truth)
@@ -76,16 +78,6 @@ def organizers_click(script: Path) -> Callable[[NDArray[np.bool_], NDArray[np.bo
         return None
 
     return click
-
-
-def timed(click: Callable[..., Click], *masks: NDArray[np.bool_]) -> tuple[Click, float]:
-    """Return the click and the seconds of the fastest repetition."""
-    seconds = []
-    for _ in range(REPETITIONS):
-        start = time.perf_counter()
-        result = click(*masks)
-        seconds.append(time.perf_counter() - start)
-    return result, min(seconds)
 
 
 def _between(text: str, start: str, end: str) -> str:

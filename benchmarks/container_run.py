@@ -7,11 +7,12 @@ memory is that of the process in it.
 
 import argparse
 import shutil
-import statistics
 import subprocess
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
+
+from benchmarks.timing import seconds_in_turns
 
 WHOLE = "sh predict.sh"
 STAGES = {
@@ -58,20 +59,15 @@ def main() -> None:
             return subprocess.run(line, check=True, capture_output=True, text=True).stdout
 
         said = run(WHOLE)  # Also warms the file cache.
-        seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
-        for _ in range(options.runs):
-            for stage, command in STAGES.items():
-                began = time.perf_counter()
-                run(command)
-                seconds[stage].append(time.perf_counter() - began)
+        stages = {stage: partial(run, command) for stage, command in STAGES.items()}
+        seconds = seconds_in_turns(stages, options.runs, warm_up=0)
         peak = int(run(MEMORY).rsplit("peak ", 1)[1])
     print(said.strip())
     print(f"median of {options.runs} runs, file cache warm; seconds until the stage has ended, and what it adds")
     before = 0.0
     for stage, times in seconds.items():
-        median = statistics.median(times)
-        print(f"  {stage:<12}{median:7.2f}{median - before:+8.2f}")
-        before = median
+        print(f"  {stage:<12}{times.median:7.2f}{times.median - before:+8.2f}")
+        before = times.median
     print(f"  peak memory of the process: {peak / 2**20:.2f} GiB")
 
 

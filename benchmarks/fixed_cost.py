@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import authors
-from benchmarks.process import REPOSITORY, WITHOUT_FORWARD, Cost, in_turn, run
+from benchmarks.process import REPOSITORY, WITHOUT_FORWARD, Cost, median_costs, run
 from benchmarks.volumes import ellipsoids, grey_values, write_objects
 from inference import checkpoint
 from inference.network import FULL, ResidualEncoderUNet
@@ -54,7 +54,7 @@ def main() -> None:
             variables = {"PYTHON": sys.executable, **WITHOUT_FORWARD}
             return run(["sh", "predict.sh", *folders, "--weights", weights, "--device", "cpu"], variables=variables)
 
-        costs = in_turn(
+        costs = median_costs(
             options.runs,
             {
                 "ours, full configuration": partial(ours, folder / "full.pt"),

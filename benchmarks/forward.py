@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.timing import in_turns, timed
 from inference.cpu_forward import for_cpu
 from inference.model import load_model
 from inference.network import FULL, LogOddsUNet, ResidualEncoderUNet
@@ -55,12 +56,11 @@ def main() -> None:
             )
             for implementation in implementations
         }
-        measured: dict[str, list[Forward]] = {implementation: [] for implementation in workers}
-        for repeat in range(options.repeats + 1):
-            for implementation, worker in workers.items():
-                forward = worker.submit(_forward).result()
-                if repeat > 0:  # The first one also warms up.
-                    measured[implementation].append(forward)
+        forwards = {
+            implementation: lambda worker=worker: worker.submit(_forward).result()
+            for implementation, worker in workers.items()
+        }
+        measured = in_turns(forwards, options.repeats)
         for worker in workers.values():
             worker.shutdown()
         _report(name, patch, measured)
@@ -101,10 +101,10 @@ def _begin(name: str, implementation: str, patch: int, threads: int) -> None:
 
 
 def _forward() -> Forward:
-    cpu, wall = time.process_time(), time.perf_counter()
+    cpu = time.process_time()
     with torch.inference_mode():
-        log_odds = _network(_input)
-    return time.perf_counter() - wall, time.process_time() - cpu, log_odds[0, 0].numpy()
+        wall, log_odds = timed(lambda: _network(_input))
+    return wall, time.process_time() - cpu, log_odds[0, 0].numpy()
 
 
 class _Package(nn.Module):

@@ -31,8 +31,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.process import REPOSITORY
 from benchmarks.rows import Unavailable, Value, measure
-from benchmarks.whole_run import ROOT, ball_case, write_repeated
+from benchmarks.timing import timed, wait_for
+from benchmarks.whole_run import ball_case, write_repeated
 from inference.cpu_forward import for_cpu
 from inference.deadline import process_age
 from inference.model import load_model
@@ -41,8 +43,9 @@ from inference.options import DEFAULT_WEIGHTS
 from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.loop import Run, begin, half_precision_pays
+from training.state import State
 from training.step import accumulate, update
-from training.stream import Steps, stream
+from training.stream import Step, Steps, stream
 
 LOADED = 6
 """Steps of each worker that the loader is measured by; all bring their first one at about the same time."""
@@ -122,10 +125,8 @@ def forward_row(build: Callable[[], ResidualEncoderUNet], edge: int, device: tor
         seconds = []
         with torch.inference_mode(), torch.autocast(device.type, torch.float16, enabled=half):
             for _ in range(warm_up + repeats):
-                began = time.perf_counter()
-                found = network(channels)
-                _wait(device)
-                seconds.append(time.perf_counter() - began)
+                taken, found = timed(lambda: network(channels), device)
+                seconds.append(taken)
         return seconds, found.float()
 
     # Else convolutions in float32 round their factors to ten bits, and float16 would be held against that.
@@ -162,9 +163,7 @@ def whole_run_row(weights: Path, device: torch.device, folder: Path, count: int)
     outputs = folder / "outputs"
     command = [sys.executable, "-m", "inference", "--inputs", case.parent, "--outputs", outputs]
     command += ["--weights", weights.resolve(), "--device", str(device)]
-    began = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    seconds = time.perf_counter() - began
+    seconds, done = timed(lambda: subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120))
     if done.returncode != 0:
         raise RuntimeError(f"exit code {done.returncode}: {(done.stdout + done.stderr).strip()[-250:]}")
     with np.load(outputs / case.name) as content:
@@ -221,7 +220,7 @@ def loader_row(config: TrainingConfig, volumes: list[Volume], device: torch.devi
     """
     busy, came, samples = max(workers, 1), [], 0
     for step in stream(Steps(volumes, config, seed=0), 0, LOADED * busy, workers, device):
-        _wait(device)
+        wait_for(device)
         came.append(time.perf_counter())
         samples = step.samples
     return {"samples/s": samples * (len(came) - busy) / (came[-1] - came[busy - 1])}
@@ -237,12 +236,7 @@ def training_row(
     seconds = []
     with _peak(device) as peak:
         for step in stream(Steps(volumes, config, seed=0), 0, warm_up + repeats, workers, device):
-            _wait(device)
-            began = time.perf_counter()
-            accumulate(state.network, state, step, config, run)
-            update(state, config)
-            _wait(device)
-            seconds.append(time.perf_counter() - began)
+            seconds.append(timed(partial(_step, state, step, config, run), device)[0])
     median = statistics.median(seconds[warm_up:])
     return {"steps/s": 1 / median, "samples/s": step.samples / median, "GiB": peak.gib}
 
@@ -264,9 +258,9 @@ class _peak:
             self.gib = torch.cuda.max_memory_allocated(self._device) / 2**30
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _step(state: State, step: Step, config: TrainingConfig, run: Run) -> None:
+    accumulate(state.network, state, step, config, run)
+    update(state, config)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import authors
-from benchmarks.process import REPOSITORY, WITHOUT_FORWARD, Cost, ProcessError, in_turn, run
+from benchmarks.process import REPOSITORY, WITHOUT_FORWARD, Cost, ProcessError, median_costs, run
 from benchmarks.volumes import ellipsoids, grey_values, write_objects
 from inference.checkpoint import ModelConfig
 from inference.memory import available_memory
@@ -91,7 +91,7 @@ def _inputs(folder: Path, shape: tuple[int, int, int], count: int) -> Path:
 
 
 def _above_idle(runs: int, command: Callable[[Path], Cost], small: Path, large: Path) -> int:
-    costs = in_turn(runs, {"idle": lambda: command(small), "peak": lambda: command(large)})
+    costs = median_costs(runs, {"idle": lambda: command(small), "peak": lambda: command(large)})
     return costs["peak"].peak - costs["idle"].peak
 
 

@@ -6,12 +6,13 @@ import os
 import resource
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.timing import in_turns
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -74,24 +75,13 @@ def run(
     return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
-def in_turn(runs: int, commands: Mapping[str, Callable[[], Cost]]) -> dict[str, Cost]:
-    """Medians of several runs of each command, one after another, so that all see the same machine.
-
-    Every command is run once more before, so that the file cache is warm.
-    """
-    costs: dict[str, list[Cost]] = {name: [] for name in commands}
-    for number in range(runs + 1):
-        for name, command in commands.items():
-            cost = command()
-            if number:
-                costs[name].append(cost)
-            print(f"\r{number}/{runs} {name:<40}", end="", file=sys.stderr, flush=True)
-    print("\r" + " " * 50, end="\r", file=sys.stderr)
+def median_costs(runs: int, commands: Mapping[str, Callable[[], Cost]]) -> dict[str, Cost]:
+    """Medians of several runs of each command, in turns; the file cache is warm."""
     return {
         name: Cost(
             statistics.median(cost.seconds for cost in each),
             statistics.median(cost.cpu_seconds for cost in each),
             int(statistics.median(cost.peak for cost in each)),
         )
-        for name, each in costs.items()
+        for name, each in in_turns(commands, runs).items()
     }

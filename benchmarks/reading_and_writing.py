@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.timing import in_turns, seconds_in_turns, timed
 from benchmarks.volumes import ellipsoids, grey_values, repeated, write_objects
 from inference.case import read_case, write_segmentation
 
@@ -46,44 +47,33 @@ def main() -> None:
             "savez_compressed, int64": lambda: np.savez_compressed(path, segs=labels.astype(np.int64)),
             "savez, uint8": lambda: np.savez(path, segs=labels),
         }
-        written: dict[str, list[float]] = {way: [] for way in writers}
-        loaded: dict[str, list[float]] = {way: [] for way in writers}
-        sizes: dict[str, int] = {}
-        reading: dict[str, list[float]] = {"ours": [], "numpy": []}
-        for _ in range(options.runs):
-            for way, write in writers.items():
-                written[way].append(_seconds(write))
-                loaded[way].append(_seconds(lambda: _load(path, "segs")))
-                sizes[way] = path.stat().st_size
-                np.testing.assert_array_equal(_load(path, "segs"), labels)
-            reading["ours"].append(_seconds(lambda: read_case(case)))
-            reading["numpy"].append(_seconds(lambda: _load(case, "imgs")))
+
+        def there_and_back(write: Callable[[], None]) -> tuple[float, float, int]:
+            """Seconds to write the label map, seconds to load it, and its bytes."""
+            writing, _ = timed(write)
+            loading, content = timed(lambda: _load(path, "segs"))
+            np.testing.assert_array_equal(content, labels)
+            return writing, loading, path.stat().st_size
+
+        ways = in_turns({way: partial(there_and_back, write) for way, write in writers.items()}, options.runs)
+        reading = seconds_in_turns(
+            {"ours": lambda: read_case(case), "numpy": lambda: _load(case, "imgs")}, options.runs
+        )
         packed = case.stat().st_size
     source = "ellipsoids" if options.case is None else f"{options.case.name} repeated"
     print(f"{'×'.join(map(str, shape))} voxels ({labels.size / 1e6:.0f} million), {source}, {labels.max()} objects,")
     print(f"{np.count_nonzero(labels) / labels.size:.0%} of it; medians of {options.runs} runs, file cache warm")
     print(f"{'label map':<26}{'written':>10}{'79 M voxels':>14}{'np.load':>10}{'MB':>8}")
-    for way in writers:
-        seconds = statistics.median(written[way])
-        print(
-            f"{way:<26}{seconds:8.2f} s{seconds * 79e6 / labels.size:12.2f} s"
-            f"{statistics.median(loaded[way]):8.2f} s{sizes[way] / 1e6:8.1f}"
-        )
-    print(
-        f"case of {packed / 1e6:.0f} MB read: {statistics.median(reading['ours']):.2f} s, checked and with its prompts;"
-    )
-    print(f"its image alone by numpy: {statistics.median(reading['numpy']):.2f} s")
+    for way, rounds in ways.items():
+        writing, loading, size = map(statistics.median, zip(*rounds))
+        print(f"{way:<26}{writing:8.2f} s{writing * 79e6 / labels.size:12.2f} s{loading:8.2f} s{size / 1e6:8.1f}")
+    print(f"case of {packed / 1e6:.0f} MB read: {reading['ours'].median:.2f} s, checked and with its prompts;")
+    print(f"its image alone by numpy: {reading['numpy'].median:.2f} s")
 
 
 def _load(path: Path, key: str) -> np.ndarray:
     with np.load(path) as content:
         return content[key]
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

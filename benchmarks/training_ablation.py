@@ -2,7 +2,8 @@
 
 Every run begins from the same weights and sees the same number of samples, with two seeds. What is judged is a few
 cases of each source of ``HELD_OUT``, of which no run sees anything: the mean over cases of the Dice after the last
-click, with boxes and without. Takes minutes a run and goes on where it stopped; TABLE.md in the output folder grows.
+click, with boxes and without. The weights that the runs begin with have a row of their own. Takes minutes a run and
+goes on where it stopped; TABLE.md in the output folder grows.
 """
 
 from __future__ import annotations
@@ -74,6 +75,9 @@ VARIANTS: dict[str, tuple[str, Change]] = {
 }
 """Name -> what is changed, and the change."""
 
+INIT = "init"
+"""The weights that the runs begin with, which are only evaluated."""
+
 
 def held_out_cases(data: Path, out: Path) -> None:
     """Writes the cases that judge: two of each source, a few objects each, with boxes as the challenge makes them.
@@ -121,11 +125,20 @@ def run_variant(name: str, seed: int, options: argparse.Namespace, cases: Path) 
         volumes = load_volumes(options.data, exclude=HELD_OUT)
         train(config, volumes, run, network.state_dict(), load_shapes(options.shapes))
         (out / "done").touch()
-    arguments = ["run", "--cases", str(cases), "--results", str(options.out / "results"), "--name", f"{name}-{seed}"]
-    arguments += ["--weights", str(out / "weights.pt"), "--seconds-per-class", "3600"]
+    evaluate(f"{name}-{seed}", out / "weights.pt", options.out, cases)
+
+
+def evaluate(name: str, weights: Path, out: Path, cases: Path) -> None:
+    """Evaluates weights with boxes and without.
+
+    Raises:
+        CaseError: the evaluation failed; it has said why.
+    """
+    arguments = ["run", "--cases", str(cases), "--results", str(out / "results"), "--name", name]
+    arguments += ["--weights", str(weights), "--seconds-per-class", "3600"]
     for drop in ([], ["--drop-boxes"]):
         if evaluation([*arguments, *drop]):
-            raise CaseError(f"{out / 'weights.pt'}: the evaluation failed, see above")
+            raise CaseError(f"{weights}: the evaluation failed, see above")
 
 
 def table(out: Path) -> str:
@@ -135,15 +148,21 @@ def table(out: Path) -> str:
         "| no boxes: DSC Final | NSD Final | worst tenth | harmful clicks |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, (what, _) in VARIANTS.items():
-        for seed in SEEDS:
-            folder = out / "results" / f"{name}-{seed}"
-            results = ResultsFolder(folder).read_all() if folder.exists() else []
-            by_boxes = [[result for result in results if result.has_boxes is boxes] for boxes in (True, False)]
-            if all(by_boxes):
-                cells = " | ".join(_cells(group_figures(each)) for each in by_boxes)
-                lines.append(f"| {what} | {seed} | {cells} |")
+    runs = [("the weights that the runs begin with", "–", INIT)]
+    runs += [(what, str(seed), f"{name}-{seed}") for name, (what, _) in VARIANTS.items() for seed in SEEDS]
+    for what, seed, name in runs:
+        folder = out / "results" / name
+        results = ResultsFolder(folder).read_all() if folder.exists() else []
+        by_boxes = [[result for result in results if result.has_boxes is boxes] for boxes in (True, False)]
+        if all(by_boxes):
+            cells = " | ".join(_cells(group_figures(each)) for each in by_boxes)
+            lines.append(f"| {what} | {seed} | {cells} |")
     return "\n".join(lines) + "\n"
+
+
+def _write_table(out: Path) -> None:
+    with replacing(out / "TABLE.md") as unfinished:
+        unfinished.write_text(table(out), encoding="utf-8")
 
 
 def _cells(figures: GroupFigures) -> str:
@@ -160,16 +179,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for runs, scores and TABLE.md")
     parser.add_argument("--samples", type=int, default=1600, help="of a run (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=4e-4, help="(default: %(default)s)")
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    names = (INIT, *VARIANTS)
+    parser.add_argument(
+        "--only", nargs="+", choices=names, default=names, metavar="VARIANT", help=f"some of: {', '.join(names)}"
+    )
     options = parser.parse_args(arguments)
     cases = options.out / "held_out"
     try:
         held_out_cases(options.data, cases)
+        if INIT in options.only:
+            evaluate(INIT, options.init, options.out, cases)
+            _write_table(options.out)
         for seed in SEEDS:  # All with one seed first: a table that is cut short compares like with like.
-            for name in options.only:
+            for name in (name for name in options.only if name != INIT):
                 run_variant(name, seed, options, cases)
-                with replacing(options.out / "TABLE.md") as unfinished:
-                    unfinished.write_text(table(options.out))
+                _write_table(options.out)
     except (OSError, NpzError, checkpoint.CheckpointError, FolderInUseError, ResumeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

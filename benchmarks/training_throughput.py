@@ -21,6 +21,7 @@ from unittest import mock
 
 import torch
 
+from benchmarks.timing import timed, wait_for
 from training import interaction
 from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, load_volumes
@@ -66,7 +67,7 @@ def measure(config: TrainingConfig, volumes: list[Volume], options: argparse.Nam
         def step(drawn: Step) -> None:
             accumulate(state.network, state, drawn, config, run)
             update(state, config)
-            _wait(device)
+            wait_for(device)
 
         print(f"patch {tuple(drawn[0].batches[0].truth.shape[1:])}, {samples} samples a step")
         print(f"recipe                {1e3 * drawing / total:8.2f} ms a sample, one CPU thread")
@@ -103,32 +104,19 @@ def _after(items, action):
         yield item
 
 
-def _wait(device: torch.device) -> None:
-    """Until a GPU has done what it was told to."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _step_seconds(drawn: list[Step], step, device: torch.device) -> tuple[float, float]:
     """The median time of a step, and the share of all steps' time spent on finding and drawing clicks."""
     spent = 0.0
     original = interaction._click
 
-    def timed(*arguments) -> BatchClicks:
+    def counted(*arguments) -> BatchClicks:
         nonlocal spent
-        _wait(device)
-        began = time.perf_counter()
-        clicks = original(*arguments)
-        _wait(device)
-        spent += time.perf_counter() - began
+        seconds, clicks = timed(lambda: original(*arguments), device)
+        spent += seconds
         return clicks
 
-    seconds = []
-    with mock.patch.object(interaction, "_click", timed):
-        for item in drawn:
-            began = time.perf_counter()
-            step(item)
-            seconds.append(time.perf_counter() - began)
+    with mock.patch.object(interaction, "_click", counted):
+        seconds = [timed(lambda item=item: step(item), device)[0] for item in drawn]
     return statistics.median(seconds[1:]), spent / sum(seconds)
 
 

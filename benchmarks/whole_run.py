@@ -11,20 +11,20 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.process import ProcessError, run
+from benchmarks.timing import in_turns
 from inference.geometry import Box
 from inference.model import load_model
 from inference.nninteractive import WEIGHTS_LICENCE, export
 from inference.options import DEFAULT_WEIGHTS
 
-ROOT = Path(__file__).parents[1]
 COUNTS = (1, 10)
 BASELINE = """
 import sys
@@ -46,8 +46,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         run_ours = ["-m", "inference", "--weights", str(options.weights.resolve()), "--device", options.device]
         run_theirs = None
         if importlib.util.find_spec("nnInteractive") is None:
@@ -65,28 +65,23 @@ def main() -> None:
             commands = {"ours": [*run_ours, "--inputs", str(path.parent), "--outputs", str(output.parent)]}
             if run_theirs is not None:
                 commands["nninteractive"] = [*run_theirs, "--case_path", str(path), "--save_path", str(output)]
-            for command, seconds in _in_turns(commands, options.runs, output).items():
-                median = statistics.median(seconds)
-                print(
-                    f"{command:<14}{count:>8}{median:>10.2f}{median / count:>11.2f}"
-                    f"{min(seconds):>8.2f}{max(seconds):>8.2f}"
-                )
+            runs = {name: partial(_run, arguments, output) for name, arguments in commands.items()}
+            try:
+                measured = in_turns(runs, options.runs)
+            except ProcessError as error:
+                sys.exit(str(error))
+            for name, each in measured.items():
+                median = statistics.median(each)
+                print(f"{name:<14}{count:>8}{median:>10.2f}{median / count:>11.2f}{min(each):>8.2f}{max(each):>8.2f}")
 
 
-def _in_turns(commands: dict[str, list[str]], runs: int, output: Path) -> dict[str, list[float]]:
-    """Seconds of each run; each must leave a label map at ``output``."""
-    seconds: dict[str, list[float]] = {command: [] for command in commands}
-    for run in range(runs + 1):
-        for command, arguments in commands.items():
-            output.unlink(missing_ok=True)
-            began = time.perf_counter()
-            done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
-            elapsed = time.perf_counter() - began
-            if done.returncode != 0 or not output.is_file():
-                sys.exit(f"{command} failed with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
-            if run > 0:  # The first one warms the file cache.
-                seconds[command].append(elapsed)
-    return seconds
+def _run(arguments: list[str], output: Path) -> float:
+    """Seconds of a run, which must leave a label map at ``output``."""
+    output.unlink(missing_ok=True)
+    cost = run([sys.executable, *arguments])
+    if not output.is_file():
+        raise ProcessError(f"{' '.join(arguments)} wrote no {output}")
+    return cost.seconds
 
 
 def _exported(weights: Path, folder: Path) -> Path:

@@ -135,7 +135,7 @@ def _from_case(options: argparse.Namespace) -> None:
 
 
 def _view(options: argparse.Namespace) -> None:
-    from evaluation.view import Layer, write_view  # What makes pictures takes a second.
+    from evaluation.case_page import Layer, write_view  # What makes pictures takes a second.
 
     page = options.output or Path(f"{options.image.resolve().name.split('.')[0]}.html")
     source = read_source(options)

@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from tqdm import tqdm
 from evaluation import calibration
 from evaluation.baselines import BASELINES
 from evaluation.cases import list_cases
-from evaluation.console import group_table, old_results
-from evaluation.contestants import Command, Contestant, DockerImage, InProcess
+from evaluation.console import failures, group_table, next_steps, old_results
+from evaluation.contestants import Command, Contestant, DockerImage, InProcess, image_id
 from evaluation.groups import by_group, group_titles
 from evaluation.merge import merge_results
 from evaluation.protocol import SECONDS_PER_CLASS, evaluate
@@ -116,9 +115,10 @@ def _run(options: argparse.Namespace) -> int:
     titles = group_titles(options.cases)
     paths = list_cases(*options.cases)[index - 1 :: count]
     contestant = _contestant(options)
+    contestant.check()
     identity = contestant.identity | {"seconds per class": f"{options.seconds_per_class:g}"}
     results = ResultsFolder(options.results / contestant.name, identity)
-    evaluate(
+    measured = evaluate(
         contestant,
         paths,
         results,
@@ -129,15 +129,16 @@ def _run(options: argparse.Namespace) -> int:
     write_csv(results)
     found = tuple(result for result in results.read_all() if result.case in titles)
     _print_figures([Measured(contestant.name, found)], titles)
-    if failed := sum(result.failed_objects > 0 for result in found):
-        # Something was written and scored all the same, so that weights which answer nothing look like a baseline.
-        print(f"error: the network failed in {failed} case(s), see the remarks above", file=sys.stderr)
-    return 1 if failed else 0
+    print("\n" + "\n".join(next_steps(results, measured, options.cases, options.truths)))
+    errors = failures(contestant.name, measured)
+    for line in errors:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if errors else 0
 
 
 def _report(options: argparse.Namespace) -> None:
     # Here, because only the page needs matplotlib and jinja2.
-    from evaluation.report import write_report
+    from evaluation.report.page import write_report
 
     titles = group_titles(options.cases) if len(options.cases) > 1 else None
     page = write_report(options.results, options.cases, options.truths, options.focus)
@@ -174,7 +175,7 @@ def _contestant(options: argparse.Namespace) -> Contestant:
         return Command(options.name or "command", options.command)
     if options.image:
         tagged = options.image if ":" in options.image.rsplit("/", 1)[-1] else f"{options.image}:latest"
-        return DockerImage(options.name or "image", tagged, _image_id(tagged))
+        return DockerImage(options.name or "image", tagged, image_id(tagged))
     segmenter = load_segmenter(options.weights, options.device)
 
     def segment(case: Case) -> NDArray[np.uint8]:
@@ -193,17 +194,6 @@ def _checksum(weights: Path) -> str:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-def _image_id(image: str) -> str:
-    """Return the image's id, so that results of a rebuilt image are not mixed with the old one's."""
-    words = ["docker", "image", "inspect", "--format", "{{.Id}}", image]
-    finished = subprocess.run(words, capture_output=True, text=True, check=False)
-    if finished.returncode != 0:
-        raise CaseError(
-            f"{image}: no such Docker image here ({finished.stderr.strip()}); load it with `docker image load -i`"
-        )
-    return finished.stdout.strip()
 
 
 def _name(text: str) -> str:

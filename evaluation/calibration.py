@@ -86,12 +86,12 @@ def calibrate(segmenter: Segmenter, paths: Iterable[Path], results: ResultsFolde
         raise CaseError(f"{results.path}: no run was made; expected cases with boxes, or --clicks above 0")
     calibration = summarize(counts)
     # Here, because counting works without matplotlib.
-    from evaluation import figures
+    from evaluation.report import plots
 
     write_atomically(results.path / SUMMARY_FILE, lambda stream: stream.write(_summary_json(calibration).encode()))
     write_atomically(
         results.path / PICTURE_FILE,
-        lambda stream: stream.write(figures.reliability_picture(results.path.parent.name, calibration)),
+        lambda stream: stream.write(plots.reliability_picture(results.path.parent.name, calibration)),
     )
     return calibration
 

@@ -1,9 +1,12 @@
-"""The figures of each contestant as text, for the terminal."""
+"""What the terminal says after an evaluation: the figures of each contestant, what failed, and what to do next."""
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from evaluation.groups import GroupFigures, GroupRow
-from evaluation.results import RUNS
+from evaluation.results import RUNS, CaseResult, ResultsFolder
+from evaluation.table import CSV_FILE
 
 FIGURES = {
     "cases": lambda figures: str(figures.cases),
@@ -37,6 +40,51 @@ def old_results(rows: Sequence[GroupRow]) -> list[str]:
         for name, count in counts.items()
         if count
     ]
+
+
+def failures(name: str, measured: Sequence[CaseResult]) -> list[str]:
+    """Return a line for each reason to doubt what was measured; empty if there is none.
+
+    Args:
+        name: the contestant's.
+        measured: the results of this evaluation.
+    """
+    lines = []
+    usable = [result for result in measured if result.scorable]
+    if unusable := len(measured) - len(usable):
+        lines.append(f"{unusable} of {len(measured)} case(s) cannot be used, see the remarks above; correct them")
+    if usable and all(result.failed_throughout for result in usable):
+        lines.append(
+            f"{name} failed in every run of every case, so its figures say nothing; see the remarks above, correct it, "
+            "and evaluate it again with another --name or --results"
+        )
+    elif failed := sum(result.failed_objects > 0 for result in usable):
+        # Something was written and scored all the same, so that weights which answer nothing look like a baseline.
+        lines.append(f"the network failed in {failed} case(s), see the remarks above")
+    return lines
+
+
+def next_steps(
+    results: ResultsFolder, measured: Sequence[CaseResult], cases: Sequence[Path], truths: Path | None
+) -> list[str]:
+    """Return where the table lies, and the commands that show the worst case and all contestants.
+
+    Args:
+        results: the contestant's.
+        measured: the results of this evaluation.
+        cases: the folders of cases.
+        truths: the folder of ground truths, if the cases do not hold them.
+    """
+    lines = [f"table of cases: {results.path / CSV_FILE}"]
+    folder = ["--results", str(results.path.parent)]
+    if shown := [result for result in measured if results.has_segmentations(result)]:
+        worst = min(shown, key=lambda result: (result.scores.dsc_final, result.case))
+        words = ["view", *folder, "--case", worst.case.removesuffix(".npz"), "--name", results.name]
+        words += ["--drop-boxes"] if worst.boxes_dropped else []
+        lines.append(f"worst case, DSC Final {worst.scores.dsc_final:.3f}: python -m evaluation.{shlex.join(words)}")
+    words = ["report", "--cases", *map(str, cases), *folder, *(["--truths", str(truths)] if truths else [])]
+    lines.append(f"all contestants: python -m evaluation {shlex.join(words)}")
+    return lines
 
 
 def _block(row: GroupRow) -> str:

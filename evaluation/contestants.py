@@ -1,8 +1,9 @@
 """What can be evaluated: a function in this process, a command, a Docker image; from an input to an output folder."""
 
 import shlex
+import shutil
 import subprocess
-import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.case import Case, read_case, write_segmentation
+from inference.case import Case, CaseError, Click, ObjectPrompts, read_case, write_segmentation
 from inference.deadline import Deadline
 from inference.segmenter import Segmenter, segment_case
 
 DOCKER_MEMORY = "32G"
+
+PLACEHOLDERS = ("{inputs}", "{outputs}")
+"""What stands for the two folders in a command."""
+
+STDERR = 2
+"""The file descriptor, which is there even where `sys.stderr` is no file."""
+
+START_SECONDS = 120.0
+"""What the start of a container may take."""
 
 UNHURRIED = 3600.0
 """Seconds a run, where it is measured what weights can and not how fast this machine is."""
@@ -34,6 +44,13 @@ class Contestant(Protocol):
 
     identity: dict[str, str]
     """What it is, such as a command or a checksum of weights: results of different identities are not mixed."""
+
+    def check(self) -> None:
+        """Find out whether it can run at all, before the first case.
+
+        Raises:
+            CaseError: it cannot; the message is one line.
+        """
 
     def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
         """Segment `inputs/case_name` into `outputs/case_name`, or be stopped after `patience` seconds (as far as it can
@@ -62,6 +79,21 @@ class InProcess:
     identity: dict[str, str]
     segment: Callable[[Case], NDArray[np.uint8]]
     segmenter: Segmenter | None = None
+
+    def check(self) -> None:
+        """Segment an image of a few voxels. Of weights nothing is left to find out once they are loaded."""
+        if self.segmenter is not None:
+            return
+        image = np.zeros((8, 8, 8), np.uint8)
+        image[2:6, 2:6, 2:6] = 200
+        clicked = ObjectPrompts(1, clicks=(Click((4, 4, 4), positive=True),))
+        try:
+            self.segment(Case("check.npz", image, (1.0, 1.0, 1.0), (clicked,)))
+        except Exception as error:  # Whatever it is, it would come again with every case.
+            raise CaseError(
+                f"{self.name}: cannot run here ({type(error).__name__}: {_one_line(str(error))}); "
+                "expected what requirements-dev.txt lists to be installed"
+            ) from error
 
     def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
         before = self._failures
@@ -97,9 +129,26 @@ class Command:
     def identity(self) -> dict[str, str]:
         return {"command": self.command}
 
+    def check(self) -> None:
+        """Look for both placeholders, and for the program."""
+        if missing := [name for name in PLACEHOLDERS if name not in self.command]:
+            raise CaseError(
+                f"--command: no {' and no '.join(missing)} in {self.command!r}; expected both, such as in 'segment "
+                "--from {inputs} --to {outputs}': they become the folder to read and the folder to write"
+            )
+        try:
+            program = shlex.split(self.command)[0]
+        except ValueError as error:
+            raise CaseError(f"--command: {self.command!r} cannot be read ({error}); expected closed quotes") from error
+        if shutil.which(program) is None:
+            raise CaseError(
+                f"--command: {program}: no such program, or it is not executable; expected the name of one that can be "
+                "started from this folder"
+            )
+
     def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
-        words = [word.format(inputs=inputs, outputs=outputs) for word in shlex.split(self.command)]
-        _run(words, patience)
+        folders = dict(zip(PLACEHOLDERS, map(str, (inputs, outputs))))
+        _run([_filled(word, folders) for word in shlex.split(self.command)], patience)
         return 0
 
 
@@ -126,26 +175,84 @@ class DockerImage:
         options = [*gpu, "-m", DOCKER_MEMORY, "--name", self._container, "--rm", *volumes]
         return ["docker", "container", "run", *options, self.image, "/bin/bash", "-c", "sh predict.sh"]
 
+    def check(self) -> None:
+        """Start a container as each run does, and look for `predict.sh` in it."""
+        with tempfile.TemporaryDirectory(prefix="evaluation-") as folder:
+            words = [
+                *self.command(Path(folder), Path(folder))[:-1],
+                "test -f predict.sh || { echo no predict.sh; false; }",
+            ]
+            try:
+                started = subprocess.run(words, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                self._remove()
+                raise CaseError(f"{self.image}: cannot be started ({_one_line(str(error))})") from error
+        if started.returncode != 0:
+            self._remove()
+            said = _one_line(started.stderr + started.stdout)
+            raise CaseError(
+                f"{self.image}: cannot be started ({said or f'exit code {started.returncode}'}); expected an image "
+                "that runs /bin/bash -c 'sh predict.sh' in its working folder"
+            )
+
     def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
         try:
             _run(self.command(inputs, outputs), patience)
         except ContestantError:
-            # Stopping the client does not stop the container, and the next run needs its name.
-            subprocess.run(["docker", "container", "rm", "--force", self._container], capture_output=True, check=False)
+            self._remove()
             raise
         return 0
 
+    def _remove(self) -> None:
+        """Stopping the client does not stop the container, and the next run needs its name."""
+        if shutil.which("docker"):
+            subprocess.run(["docker", "container", "rm", "--force", self._container], capture_output=True, check=False)
+
+
+def image_id(image: str) -> str:
+    """Return the image's id, so that results of a rebuilt image are not mixed with the old one's.
+
+    Raises:
+        CaseError: there is no such image here, or no Docker.
+    """
+    words = ["docker", "image", "inspect", "--format", "{{.Id}}", image]
+    try:
+        finished = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise CaseError(
+            f"{image}: docker cannot be started ({error.strerror}); expected Docker on this machine"
+        ) from error
+    if finished.returncode != 0:
+        said = _one_line(finished.stderr)
+        raise CaseError(f"{image}: no such Docker image here ({said}); load it with `docker image load -i`")
+    return finished.stdout.strip()
+
 
 def _run(words: list[str], patience: float) -> None:
-    """Run a command and pass its output on to stderr, where the progress bar is too."""
+    """Run a command and pass its output on to stderr, where the progress bar is too.
+
+    Raises:
+        ContestantError: it failed, or took too long.
+        CaseError: it could not be started, which is no measurement of it.
+    """
     try:
-        finished = subprocess.run(words, timeout=patience, stdout=sys.stderr, check=False)
+        finished = subprocess.run(words, timeout=patience, stdout=STDERR, check=False)
     except subprocess.TimeoutExpired as error:
         raise ContestantError(f"stopped after {patience:.0f} s") from error
     except OSError as error:
-        raise ContestantError(f"{words[0]}: cannot be started ({error.strerror})") from error
+        raise CaseError(
+            f"{words[0]}: cannot be started ({error.strerror}); expected a program, or a script that begins with "
+            "#! and an interpreter that is there"
+        ) from error
     if finished.returncode != 0:
         raise ContestantError(f"exit code {finished.returncode}")
+
+
+def _filled(word: str, folders: dict[str, str]) -> str:
+    """Not `str.format`: braces mean something to shells and to awk, too."""
+    for placeholder, folder in folders.items():
+        word = word.replace(placeholder, folder)
+    return word
 
 
 def _one_line(text: str) -> str:

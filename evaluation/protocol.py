@@ -86,7 +86,12 @@ def _evaluate_path(
     if done is not None and done.is_of(case.checksum):
         return done
     result, segmentations = evaluate_case(case, contestant, seconds_per_class)
-    result = replace(result, measured_on=case.checksum)
+    result = replace(
+        result,
+        measured_on=case.checksum,
+        source=str(path.resolve()),
+        truths="" if truths is None else str(truths.resolve()),
+    )
     results.write(result, segmentations)
     return result
 

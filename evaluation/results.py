@@ -10,7 +10,7 @@ A results folder holds one folder a contestant:
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -70,6 +70,8 @@ class CaseResult:
         failure: why the case counts 0 or cannot be scored, else empty.
         scorable: false if the case itself is at fault, not the contestant; it is left out of every mean.
         measured_on: the case's checksum; empty in results from before it was kept.
+        source: the case file's absolute path where it was measured; empty in results from before it was kept.
+        truths: the same of the folder of ground truths; empty if the case file held them.
     """
 
     case: str
@@ -81,6 +83,8 @@ class CaseResult:
     failure: str = ""
     scorable: bool = True
     measured_on: str = ""
+    source: str = ""
+    truths: str = ""
 
     def is_of(self, checksum: str) -> bool:
         """Say whether it was measured on the case of this checksum, and not on one of the same name before it."""
@@ -133,6 +137,29 @@ class CaseResult:
         return self.over_time or bool(self.failure)
 
     @property
+    def failed_throughout(self) -> bool:
+        """Whether no run of the case went as it should."""
+        return bool(self.failure) or all(step.note for step in self.steps)
+
+    @property
+    def run_titles(self) -> tuple[str, ...]:
+        """What each run that was made is called: `box`, `1 click`, `2 clicks`, …"""
+        first = 0 if self.has_boxes else 1
+        clicks = range(first, first + len(self.steps))
+        return tuple(f"{click} click{'s' if click > 1 else ''}" if click else "box" for click in clicks)
+
+    @property
+    def clicks_so_far(self) -> tuple[tuple[tuple[PlacedClick, ...], ...], ...]:
+        """For each run and object, the clicks that the run was given: its new one and those before."""
+        made: list[tuple[PlacedClick, ...]] = [()] * self.classes
+        runs = []
+        for step in self.steps:
+            new = step.clicks or (None,) * self.classes
+            made = [clicks if click is None else (*clicks, click) for clicks, click in zip(made, new, strict=True)]
+            runs.append(tuple(made))
+        return tuple(runs)
+
+    @property
     def scores(self) -> "Scores":
         """The challenge's four scores by its rules: 0 for a case that failed or took too long."""
         return Scores(0.0, 0.0, 0.0, 0.0) if self.counts_zero else self.raw_scores
@@ -181,7 +208,8 @@ class ResultsFolder:
         self.path = path
         self.name = path.name
         file = path / CONTESTANT_FILE
-        if identity is not None and not file.exists():
+        # A contestant that was corrected before anything was measured may keep its name.
+        if identity is not None and not any(path.glob("*/*.json")):
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(file, lambda stream: stream.write(_json(identity)))
         self.identity: dict[str, str] = json.loads(file.read_text())
@@ -189,6 +217,10 @@ class ResultsFolder:
             raise CaseError(
                 f"{path}: holds the results of {self.identity}; expected {identity}: choose another --name or --results"
             )
+
+    @property
+    def is_baseline(self) -> bool:
+        return "baseline" in self.identity
 
     def read(self, case_name: str, has_boxes: bool) -> CaseResult | None:
         """Return a case's result, `None` if it has not been evaluated."""
@@ -236,6 +268,23 @@ def list_results(results: Path) -> list[ResultsFolder]:
     if not folders:
         raise CaseError(f"{results}: no results in it; expected folders written by `python -m evaluation run`")
     return folders
+
+
+def focused(folders: Sequence[ResultsFolder], name: str | None, option: str) -> list[ResultsFolder]:
+    """Return the contestants in the order in which they are shown: the one in focus first, the baselines last.
+
+    Args:
+        folders: at least one.
+        name: of the one in focus; by default the first that is no baseline.
+        option: where the name was given, for the message.
+
+    Raises:
+        CaseError: there is no such contestant.
+    """
+    names = [folder.name for folder in folders]
+    if name is not None and name not in names:
+        raise CaseError(f"{option} {name}: no such contestant; expected one of {', '.join(names)}")
+    return sorted(folders, key=lambda folder: (folder.name != name, folder.is_baseline, folder.name))
 
 
 def _kind(result: CaseResult) -> str:

@@ -1,192 +1,74 @@
 """`python -m evaluation.view case.npz [result.npz]`: a case as one page to look at, without a server or a network.
 
-The page shows three planes with sliders, and boxes, clicks and masks over them. All that it needs is inside it: the
-image's slices as PNG, or as JPEG where they would make the page too large, and the label maps without loss.
+`python -m evaluation.view --results RESULTS --case NAME` shows what an evaluation left of a case, run by run.
 """
 
 import argparse
-import base64
-import gzip
-import io
-import json
 import sys
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
-from PIL import Image
-from tqdm import tqdm
 
-from inference.atomic import replacing
+from evaluation.case_page import Layer, write_view
+from evaluation.evaluated import read_evaluated
 from inference.case import Case, CaseError, read_case
-from inference.npz import NpzError, read_array
-
-PAGE_BYTES = 29_000_000
-"""A page that mails and opens; the image is stored as well as fits."""
-
-SHOWN_VOXELS = 80_000_000
-"""Larger volumes are thinned out: a browser holds every voxel in memory, once for the image and for each label map."""
-
-QUALITIES = (None, 92, 85, 75, 60, 45, 30, 15, 5)
-"""How slices may be stored, best first: PNG (None), then JPEG of falling quality."""
-
-BRIGHT = 99.9
-"""Percentile of an image that is not in [0, 255] above which everything is shown as white."""
+from inference.npz import read_array
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A label map of the case: `result`, `truth` or `previous`; labels are (D, H, W), uint8."""
-
-    name: str
-    labels: NDArray[np.uint8]
-
-
-def write_view(path: Path, case: Case, layers: list[Layer]) -> int:
-    """Write the page, whole or not at all.
-
-    Args:
-        path: the `.html` to write.
-        case: the image and what was said about it.
-        layers: label maps of the image's shape.
-
-    Returns:
-        the page's size in bytes.
-    """
-    page = (
-        Environment(loader=PackageLoader("evaluation", "templates"), autoescape=True, undefined=StrictUndefined)
-        .get_template("view.html.j2")
-        .render(name=case.name, content=_script_safe(json.dumps(describe(case, layers))))
-    ).encode()
-    with replacing(path) as unfinished:
-        unfinished.write_bytes(page)
-    return len(page)
-
-
-def describe(case: Case, layers: list[Layer]) -> dict:
-    """Return all that the page shows, as JSON knows it; voxels are (z, y, x) as in the case."""
-    step = _step(case.image.shape)
-    thin = tuple(slice(None, None, s) for s in step)
-    maps = [{"name": layer.name, "labels": _packed(layer.labels[thin])} for layer in layers]
-    left = PAGE_BYTES - 100_000 - sum(len(entry["labels"]) for entry in maps)
-    grey, low, high = _grey(case.image[thin])
-    slices, quality = _slices(grey, left)
-    return {
-        "name": case.name,
-        "shape": case.image.shape,
-        "spacing": case.spacing,
-        "step": step,
-        "shown": grey.shape,
-        "low": low,
-        "high": high,
-        "quality": quality,
-        "slices": slices,
-        "layers": maps,
-        "objects": _objects(case, layers),
-        "notes": case.notes,
-    }
+def main(arguments: list[str] | None = None) -> int:
+    """Makes one HTML page of a case: three planes, with its boxes, clicks and masks over them."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.view", description=main.__doc__)
+    parser.add_argument(
+        "file", type=Path, nargs="?", metavar="CASE.npz", help="imgs, and of boxes, clicks, prev_pred, gts any"
+    )
+    parser.add_argument(
+        "result",
+        type=Path,
+        nargs="?",
+        metavar="RESULT.npz",
+        help="what inference wrote for it (segs), or CASE.segmentations.npz of an evaluation",
+    )
+    parser.add_argument("--run", type=int, metavar="N", help="which of an evaluation's runs (default: the last)")
+    parser.add_argument("-o", "--output", type=Path, help="page to write (default: the case's name with .html, here)")
+    evaluated = parser.add_argument_group("in place of the files, a case of an evaluation, all its runs")
+    evaluated.add_argument("--results", type=Path, help="the results folder of all contestants")
+    evaluated.add_argument("--case", help="the case's name, with --results")
+    evaluated.add_argument("--name", help="the contestant (default: the first that is no baseline)")
+    evaluated.add_argument("--drop-boxes", action="store_true", help="the runs that were made without its boxes")
+    evaluated.add_argument("--cases", type=Path, nargs="+", metavar="FOLDER", help="where the case lies now, if moved")
+    evaluated.add_argument("--truths", type=Path, metavar="FOLDER", help="where its ground truth lies now, if moved")
+    options = parser.parse_args(arguments)
+    if (options.file is None) == (options.results is None):
+        parser.error("expected CASE.npz, or --results FOLDER with --case NAME")
+    if (options.results is None) != (options.case is None):
+        parser.error("--results and --case: expected both, or neither")
+    page = options.output or Path(f"{Path(options.case or options.file).name.removesuffix('.npz')}.html")
+    try:
+        size = _write_evaluated(page, options) if options.results else _write_files(page, options)
+    except (CaseError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{page}: {size / 1e6:.1f} MB; open it in a browser")
+    return 0
 
 
-def _step(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Every how many voxels one is shown along z, y, x: the longest axes are thinned out first."""
-    step = [1, 1, 1]
-    while np.prod([-(-n // s) for n, s in zip(shape, step)]) > SHOWN_VOXELS:
-        step[int(np.argmax([n / s for n, s in zip(shape, step)]))] += 1
-    return tuple(step)
+def _write_files(page: Path, options: argparse.Namespace) -> int:
+    if options.file.suffix != ".npz" and options.file.exists():
+        raise CaseError(f"{options.file}: not a case; expected an .npz: for an image, python -m conversion view")
+    case = read_case(options.file)
+    return write_view(page, case, list(_read_layers(options.file, case, options.result, options.run)))
 
 
-def _grey(image: NDArray) -> tuple[NDArray[np.uint8], float, float]:
-    """Return the image in 256 levels, and the values that the first and the last of them stand for."""
-    if image.dtype == np.uint8:
-        return image, 0.0, 255.0
-    low, high = float(image.min()), float(image.max())
-    if low < 0 or high > 255:
-        high = float(np.percentile(image, BRIGHT))
-    scale = 255 / (high - low) if high > low else 0.0
-    grey = np.empty(image.shape, np.uint8)
-    for plane, result in zip(image, grey):
-        result[...] = np.rint((np.clip(plane.astype(np.float64), low, high) - low) * scale)
-    return grey, low, high
-
-
-def _slices(grey: NDArray[np.uint8], limit: int) -> tuple[list[str], int | None]:
-    """Return the slices in base64, stored as well as `limit` characters allow, and the JPEG's quality (None: PNG)."""
-    for quality in QUALITIES:
-        slices: list[str] = []
-        used = 0
-        name = "PNG" if quality is None else f"JPEG {quality}"
-        for plane in tqdm(grey, desc=f"slices as {name}", unit="slice", leave=False):
-            slices.append(_picture(plane, quality))
-            used += len(slices[-1]) + len('"", ')
-            if used > limit:
-                break
-        else:
-            return slices, quality
-    raise CaseError(f"its {len(grey)} slices do not fit into a page of {PAGE_BYTES} bytes; expected a smaller image")
-
-
-def _picture(plane: NDArray[np.uint8], quality: int | None) -> str:
-    buffer = io.BytesIO()
-    picture = Image.fromarray(np.ascontiguousarray(plane))
-    if quality is None:
-        picture.save(buffer, "PNG", compress_level=6)
-    else:
-        picture.save(buffer, "JPEG", quality=quality, optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _packed(labels: NDArray[np.uint8]) -> str:
-    return base64.b64encode(gzip.compress(np.ascontiguousarray(labels).tobytes(), 6, mtime=0)).decode()
-
-
-def _objects(case: Case, layers: list[Layer]) -> list[dict]:
-    """Every object that was prompted or that a label map holds, with its prompts, its size and its overlap."""
-    counts = {layer.name: np.bincount(layer.labels.ravel(), minlength=256) for layer in layers}
-    prompted = {item.label: item for item in case.objects}
-    drawn = {int(label) for count in counts.values() for label in np.flatnonzero(count) if label}
-    maps = {layer.name: layer.labels for layer in layers}
-    common = np.zeros(256, int)
-    if "result" in maps and "truth" in maps:
-        common = np.bincount(maps["result"][maps["result"] == maps["truth"]], minlength=256)
-    objects = []
-    for label in sorted(prompted.keys() | drawn):
-        item = prompted.get(label)
-        entry = {
-            "label": label,
-            "box": [item.box.lower, item.box.upper] if item and item.box else None,
-            "clicks": [[*click.position, click.positive] for click in item.clicks] if item else [],
-            "voxels": {name: int(count[label]) for name, count in counts.items()},
-            "dsc": None,
-            "middle": _middle(item, [layer.labels for layer in layers], label),
-        }
-        if "result" in counts and "truth" in counts:
-            both = int(counts["result"][label] + counts["truth"][label])
-            entry["dsc"] = 2 * int(common[label]) / both if both else None
-        objects.append(entry)
-    return objects
-
-
-def _middle(item, maps: list[NDArray[np.uint8]], label: int) -> list[int] | None:
-    """A voxel (z, y, x) at which to look for an object: the middle of its box, a click, or the middle of its mask."""
-    if item is not None and item.box is not None:
-        return [(lower + upper) // 2 for lower, upper in zip(item.box.lower, item.box.upper)]
-    if item is not None and item.clicks:
-        return list(item.clicks[-1].position)
-    for labels in maps:
-        occupied = np.flatnonzero((labels == label).any(axis=(1, 2)))
-        if occupied.size:
-            z = int(occupied[occupied.size // 2])
-            return [z, *(int(v) for v in np.argwhere(labels[z] == label).mean(axis=0).round())]
-    return None
-
-
-def _script_safe(text: str) -> str:
-    """JSON that may stand inside a script element."""
-    return text.replace("<", "\\u003c")
+def _write_evaluated(page: Path, options: argparse.Namespace) -> int:
+    case, truth, runs = read_evaluated(
+        options.results, options.case, options.name, options.drop_boxes, options.cases, options.truths
+    )
+    if options.run is not None and not 1 <= options.run <= len(runs):
+        raise CaseError(f"{case.name}: has {len(runs)} runs, not {options.run}; expected --run 1 to {len(runs)}")
+    return write_view(page, case, [truth], runs, -1 if options.run is None else options.run - 1)
 
 
 def _read_layers(case_path: Path, case: Case, result: Path | None, run: int | None) -> Iterator[Layer]:
@@ -216,33 +98,6 @@ def _labels(path: Path, key: str, case: Case, run: int | None = None) -> NDArray
     if labels.dtype.kind not in "bui" or labels.min() < 0 or labels.max() > 255:
         raise CaseError(f"{path.name}: {key} holds no labels of 0 to 255; expected a label map")
     return labels.astype(np.uint8)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Makes one HTML page of a case: three planes, with its boxes, clicks and masks over them."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.view", description=main.__doc__)
-    parser.add_argument("case", type=Path, metavar="CASE.npz", help="imgs, and of boxes, clicks, prev_pred, gts any")
-    parser.add_argument(
-        "result",
-        type=Path,
-        nargs="?",
-        metavar="RESULT.npz",
-        help="what inference wrote for it (segs), or CASE.segmentations.npz of an evaluation",
-    )
-    parser.add_argument("--run", type=int, metavar="N", help="which of an evaluation's runs (default: the last)")
-    parser.add_argument("-o", "--output", type=Path, help="page to write (default: the case's name with .html, here)")
-    options = parser.parse_args(arguments)
-    page = options.output or Path(options.case.with_suffix(".html").name)
-    try:
-        if options.case.suffix != ".npz" and options.case.exists():
-            raise CaseError(f"{options.case}: not a case; expected an .npz: for an image, python -m conversion view")
-        case = read_case(options.case)
-        size = write_view(page, case, list(_read_layers(options.case, case, options.result, options.run)))
-    except (NpzError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{page}: {size / 1e6:.1f} MB; open it in a browser")
-    return 0
 
 
 if __name__ == "__main__":

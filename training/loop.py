@@ -24,7 +24,7 @@ from training.config import TrainingConfig
 from training.dataset import Volume
 from training.lock import held
 from training.log import Log, draw_curves
-from training.muon import Muon, freshen, inner_kernels
+from training.muon import Muon, inner_kernels, rescale_kernels
 from training.shapes.library import LabelMap
 from training.state import State
 from training.step import LossScaler, accumulate, adamw, update
@@ -203,7 +203,7 @@ def begin(config: TrainingConfig, run: Run, initial: dict[str, Tensor] | None) -
     if initial is not None:
         network.load_state_dict(initial)
         if config.muon:
-            freshen(network)
+            rescale_kernels(network)
     average = copy.deepcopy(network).requires_grad_(False) if config.average else network
     scaler = LossScaler(run.device, enabled=run.mixed_precision and run.device.type == "cuda")
     state = State(network, average, optimizers(config, network), scaler)

@@ -110,7 +110,7 @@ def inner_kernels(network: ResidualEncoderUNet) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def freshen(network: ResidualEncoderUNet) -> None:
+def rescale_kernels(network: ResidualEncoderUNet) -> None:
     """Brings every kernel that a normalization follows to the scale of a fresh one, in place.
 
     What the network computes stays the same. But such kernels grow while they are trained, and an update of a given

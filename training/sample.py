@@ -111,7 +111,7 @@ def make_finer_sample(
     target = _perhaps_merged(volume, label, sampling, random)
     has_box = random.random() >= sampling.no_box + sampling.no_prompt
     box = target.box(random) if has_box else None
-    known = None if has_box else _rough(target.extent, random)
+    known = None if has_box else jittered_extent(target.extent, random)
     window = window_for(ObjectPrompts(label, box=box), target.shape, model.patch, model.isotropic_zoom, known)
     if not window.exceeds_patch and not any_size:
         return None
@@ -202,13 +202,13 @@ def _window_without_box(target: Target, model: ModelConfig, random: np.random.Ge
     if random.random() < 0.5:
         clicks = (Click(target.first_click, positive=True),)
     else:
-        previous = _rough(target.extent, random)
+        previous = jittered_extent(target.extent, random)
     known = ObjectPrompts(target.labels[0], clicks=clicks)
     return window_for(known, target.shape, model.patch, model.isotropic_zoom, previous)
 
 
-def _rough(extent: Box, random: np.random.Generator) -> Box:
-    """About where the object is."""
+def jittered_extent(extent: Box, random: np.random.Generator) -> Box:
+    """Returns about where an object is: its extent, along each axis up to 0.4 longer or 0.25 shorter."""
     grow = random.uniform(-0.25, 0.4, size=3)
     lower = tuple(round(a - g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
     upper = tuple(round(b + g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))

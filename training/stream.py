@@ -20,13 +20,7 @@ from training.dataset import Volume
 from training.device_clicks import CHALLENGE, HUMAN, Placement
 from training.recipe import PackedRecipes, Recipe, pack
 from training.render import Batch, render
-from training.sample import (
-    file_probabilities,
-    make_drawn_sample,
-    make_finer_sample,
-    make_region_sample,
-    make_sample,
-)
+from training.sample import file_probabilities, make_drawn_sample, make_finer_sample, make_region_sample, make_sample
 from training.shapes.library import LabelMap
 
 FINER_ATTEMPTS = 30

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.training_ablation import HELD_OUT, OBJECTS, VARIANTS, held_out_cases, table
+from benchmarks import training_ablation
+from benchmarks.training_ablation import HELD_OUT, INIT, OBJECTS, VARIANTS, held_out_cases, main, table
 from evaluation.cases import read_evaluation_case
 from evaluation.results import CaseResult, ResultsFolder, StepResult
 from inference.case import CaseError
@@ -49,15 +50,38 @@ def test_every_variant_changes_something():
     assert [name for name, (_, change) in VARIANTS.items() if change(DEFAULT) == DEFAULT] == ["default"]
 
 
-def test_the_table_has_a_row_a_run_with_both_kinds_of_cases(tmp_path: Path):
-    assert table(tmp_path).count("\n") == 2
-    results = ResultsFolder(tmp_path / "results" / "default-0", {})
+def write_results(folder: Path) -> None:
+    results = ResultsFolder(folder, {})
     for boxes in (True, False):
         steps = tuple(
             StepResult(1.0, dsc, dsc, (((0, 0, 0), True),), object_dsc=(dsc,)) for dsc in (0.5, 0.6, 0.4, 0.7, 0.8, 0.9)
         )
         result = CaseResult("CT_a_b.npz", 1, boxes, not boxes, 90.0, steps if boxes else steps[1:])
         results.write(result, [])
-    assert table(tmp_path).splitlines()[2] == (
-        "| nothing | 0 | 0.900 | 0.900 | 0.900 | 16.7% | 0.900 | 0.900 | 0.900 | 20.0% |"
-    )
+
+
+FIGURES = "0.900 | 0.900 | 0.900 | 16.7% | 0.900 | 0.900 | 0.900 | 20.0% |"
+
+
+def test_the_table_has_a_row_a_run_with_both_kinds_of_cases(tmp_path: Path):
+    assert table(tmp_path).count("\n") == 2
+    write_results(tmp_path / "results" / "default-0")
+    assert table(tmp_path).splitlines()[2] == f"| nothing | 0 | {FIGURES}"
+
+
+def test_the_weights_that_the_runs_begin_with_are_only_evaluated(data: Path, tmp_path: Path, monkeypatch):
+    asked = []
+
+    def evaluation(arguments: list[str]) -> int:
+        asked.append(arguments)
+        write_results(tmp_path / "out" / "results" / INIT)
+        return 0
+
+    monkeypatch.setattr(training_ablation, "evaluation", evaluation)
+    monkeypatch.setattr(training_ablation, "train", None)
+    folders = ["--data", str(data), "--shapes", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*folders, "--init", "some.pt", "--only", "init"]) == 0
+    assert ["--drop-boxes" in arguments for arguments in asked] == [False, True]
+    assert all(arguments[arguments.index("--weights") + 1] == "some.pt" for arguments in asked)
+    rows = (tmp_path / "out" / "TABLE.md").read_text(encoding="utf-8").splitlines()
+    assert rows[2:] == [f"| the weights that the runs begin with | – | {FIGURES}"]

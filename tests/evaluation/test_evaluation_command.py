@@ -1,6 +1,8 @@
 """The command line, from a folder of cases to the page."""
 
 import csv
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 from blocks import write_case
 
+from evaluation import view
 from evaluation.__main__ import main
 from inference import checkpoint
 from inference.checkpoint import ModelConfig
@@ -72,6 +75,87 @@ def test_a_network_that_fails_is_an_error_though_something_is_scored(cases, tmp_
     assert "DSC Final" in captured.out
 
 
+def test_the_worst_case_is_shown_by_the_command_that_a_run_ends_with(cases, tmp_path, capsys):
+    assert run(cases, tmp_path / "results", "--drop-boxes") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("worst case")]
+    words = shlex.split(line.partition("python -m evaluation.view ")[2])
+    assert "--drop-boxes" in words
+    assert view.main([*words, "-o", str(tmp_path / "page.html")]) == 0
+
+
+def command(cases, results, text):
+    return main(["run", "--cases", str(cases), "--results", str(results), "--command", text])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("true", "no {inputs} and no {outputs} in 'true'; expected both"),
+        ("cp {inputs} {output}", "no {outputs} in 'cp {inputs} {output}'; expected both"),
+        ("no-such-program {inputs} {outputs}", "no-such-program: no such program"),
+        ("cp '{inputs} {outputs}", "cannot be read (No closing quotation)"),
+    ],
+)
+def test_a_command_that_cannot_run_is_refused_before_the_first_case(cases, tmp_path, capsys, text, reason):
+    assert command(cases, tmp_path / "results", text) == 2
+    said = capsys.readouterr()
+    assert reason in said.err and said.err.count("\n") == 1 and said.out == ""
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_script_without_an_interpreter_is_refused_and_may_be_corrected_under_its_name(cases, tmp_path, capsys):
+    script = tmp_path / "segment"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    assert command(cases, tmp_path / "results", f"{script} {{inputs}} {{outputs}}") == 2
+    assert f"error: {script}: cannot be started" in capsys.readouterr().err
+    assert command(cases, tmp_path / "results", "ls {inputs} {outputs}") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("ls {inputs} {outputs} {print}", "exit code 2"), ("test -d {inputs} -a -d {outputs}", "nothing written")],
+)
+def test_a_command_that_fails_on_every_case_ends_with_one(cases, tmp_path, capsys, text, reason):
+    assert command(cases, tmp_path / "results", text) == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1].startswith("error: command failed in every run of every case")
+    assert reason in (tmp_path / "results" / "command" / "metrics.csv").read_text()
+    assert "DSC Final" in said.out and "metrics.csv" in said.out
+
+
+def test_a_case_that_cannot_be_used_is_an_error_and_the_others_are_measured(cases, tmp_path, capsys):
+    write_case(cases / "US_broken.npz", gts=None)
+    assert run(cases, tmp_path / "results") == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: 1 of 4 case(s) cannot be used")
+    assert len(rows(tmp_path / "results")) == 4
+
+
+def test_a_baseline_that_cannot_run_is_refused(cases, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    arguments = ["run", "--cases", str(cases), "--results", str(tmp_path / "results"), "--baseline", "random-walker"]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error: random-walker: cannot run here (ModuleNotFoundError: ")
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_an_image_that_cannot_start_is_refused(cases, tmp_path, capsys, monkeypatch, started):
+    """Docker is a script that knows the image, and whose containers do not start."""
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    if started:
+        docker.write_text('#!/bin/sh\n[ "$1" = image ] && echo sha256:0 && exit 0\necho "no /bin/bash" >&2\nexit 127\n')
+        docker.chmod(0o755)
+    monkeypatch.setenv("PATH", str(docker.parent) + (os.pathsep + os.environ["PATH"] if started else ""))
+    arguments = ["run", "--cases", str(cases), "--results", str(tmp_path / "results"), "--image", "theirs"]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert ("theirs:latest: cannot be started (no /bin/bash)" if started else "docker cannot be started") in said
+    assert not (tmp_path / "results").exists()
+
+
 def test_shards_take_every_case_once_and_can_be_merged(cases, tmp_path):
     for index in (1, 2):
         assert run(cases, tmp_path / f"part{index}", "--shard", f"{index}/2") == 0
@@ -104,8 +188,12 @@ def test_several_folders_stand_side_by_side_in_the_terminal(cases, tmp_path, cap
     table = capsys.readouterr().out
     assert table.splitlines()[0].split() == ["ellipsoid,", "with", "boxes", "cases", "unseen"]
     assert table.splitlines()[1].split() == ["cases", "3", "1"]
-    assert main(["report", "--cases", str(cases), str(unseen), "--results", str(results)]) == 0
-    assert capsys.readouterr().out == f"{table}{results / 'report.html'}\n"
+    table, said = table.split("\n\n")
+    assert said.splitlines()[0] == f"table of cases: {results / 'ellipsoid' / 'metrics.csv'}"
+    command = shlex.split(said.splitlines()[-1].partition("python -m evaluation ")[2])
+    assert command == ["report", "--cases", str(cases), str(unseen), "--results", str(results)]
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"{table}\n{results / 'report.html'}\n"
 
 
 def test_the_command_starts_without_the_packages_that_only_some_actions_need():

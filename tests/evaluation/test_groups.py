@@ -6,9 +6,9 @@ import pytest
 from blocks import write_case
 
 from evaluation.console import group_table, old_results
-from evaluation.figures import COLOURS, colour_of
 from evaluation.groups import ELSEWHERE, by_group, click_changes, group_figures, group_titles
-from evaluation.report import write_report
+from evaluation.report.page import write_report
+from evaluation.report.plots import COLOURS, colour_of
 from evaluation.results import CaseResult, ResultsFolder, StepResult
 from evaluation.summary import ALL, Measured
 from evaluation.table import CSV_FILE, OBJECTS_FILE, write_csv

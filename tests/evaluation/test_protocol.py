@@ -210,11 +210,12 @@ def test_a_command_is_given_both_folders(case):
 def test_a_command_that_fails_says_how(tmp_path):
     for command, reason in (
         ("false", "exit code 1"),
-        ("no-such-command-anywhere", "cannot be started"),
         ("sleep 5", "stopped after 0 s"),
     ):
         with pytest.raises(ContestantError, match=reason):
             Command("command", command).run(tmp_path, tmp_path, "a.npz", 0.2)
+    with pytest.raises(CaseError, match="cannot be started"):
+        Command("command", "no-such-command-anywhere").run(tmp_path, tmp_path, "a.npz", 0.2)
 
 
 def test_an_image_is_run_with_the_organizers_line(monkeypatch):
@@ -315,6 +316,9 @@ def test_results_come_back_as_they_were_written(case, tmp_path):
 
 
 def test_results_of_another_contestant_are_not_continued(tmp_path):
-    ResultsFolder(tmp_path / "ours", {"weights": "a"})
+    ResultsFolder(tmp_path / "ours", {"weights": "wrong"})
+    results = ResultsFolder(tmp_path / "ours", {"weights": "a"})
+    assert results.identity == {"weights": "a"}, "nothing was measured before"
+    results.write(CaseResult("CT_a.npz", 1, True, False, 90.0, (StepResult(1.0, 0.5, 0.5),) * 6), [])
     with pytest.raises(CaseError, match="choose another --name"):
         ResultsFolder(tmp_path / "ours", {"weights": "b"})

@@ -9,13 +9,16 @@ import pytest
 from blocks import write_case
 from PIL import Image
 
+from evaluation.baselines import BASELINES
 from evaluation.cases import read_evaluation_case
 from evaluation.contestants import InProcess
-from evaluation.pictures import draw_case, worst_slice
 from evaluation.protocol import evaluate, evaluate_case
-from evaluation.report import best_and_worst, write_report
+from evaluation.report.page import best_and_worst, write_report
+from evaluation.report.paper_tables import by_boxes, by_modality
+from evaluation.report.pictures import draw_case, worst_slice
+from evaluation.report.plots import colour_of, curves, distributions, running_times
 from evaluation.results import CaseResult, ResultsFolder, Scores, StepResult
-from evaluation.summary import ALL, Measured, by_boxes, by_modality
+from evaluation.summary import ALL, Measured
 from evaluation.table import CSV_FILE, ORGANIZERS_COLUMNS, write_csv
 from inference.case import CaseError
 
@@ -108,7 +111,7 @@ class Contestant:
     """Writes the truth for some cases and nothing, or something wrong, for others."""
 
     def __init__(self, name, outputs):
-        self.name, self.outputs, self.identity = name, outputs, {"kind": "test"}
+        self.name, self.outputs, self.identity = name, outputs, {"baseline" if name in BASELINES else "kind": "test"}
 
     def run(self, inputs, outputs, case_name, patience):
         if self.outputs.get(case_name) is not None:
@@ -149,6 +152,7 @@ def test_the_page_is_whole_and_names_every_failure(results):
     assert "url(" not in page and "@import" not in page
     assert page.count("data:image/webp") == 2  # of CT and MRI; there is no usable output of the others
     assert "Best and worst cases of ours" in page
+    assert colour_of("ours") in page and colour_of("ellipsoid") in page, "names have the colours of the plots"
     assert (results / "ours" / CSV_FILE).exists()
 
 
@@ -182,3 +186,11 @@ def test_a_case_of_which_nothing_was_found_can_be_drawn(case_path):
     with Image.open(io.BytesIO(draw_case(case, outcome, np.stack(runs)))) as picture:
         assert picture.format == "WEBP"
         assert picture.width > 5 * picture.height
+
+
+def test_a_contestant_keeps_its_colour_in_every_plot_whatever_others_there_are():
+    colour = colour_of("ours")
+    for plot in (curves, distributions, running_times):
+        alone, among = plot([OURS]), plot([Measured("first", OURS.results), OURS, Measured("last", OURS.results)])
+        assert colour in alone and among.count(colour) >= alone.count(colour), plot.__name__
+        assert colour_of("first") in among and colour_of("first") not in alone

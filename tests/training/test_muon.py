@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from inference.network import NetworkConfig, ResidualEncoderUNet
 from training.config import DEFAULT
 from training.loop import optimizers
-from training.muon import COEFFICIENTS, ITERATIONS, Muon, all_orthogonalized, freshen, inner_kernels, orthogonalized
+from training.muon import (
+    COEFFICIENTS,
+    ITERATIONS,
+    Muon,
+    all_orthogonalized,
+    inner_kernels,
+    orthogonalized,
+    rescale_kernels,
+)
 
 SMALL = NetworkConfig(features=(4, 6, 8), blocks=(1, 1, 1))
 
@@ -61,7 +69,7 @@ def test_the_first_and_the_last_kernels_are_not_muon_s():
     assert not any("stem" in name or "seg_layers" in name or name.endswith("bias") for name in names)
 
 
-def test_a_freshened_network_computes_the_same_with_kernels_of_a_fresh_one_s_scale():
+def test_rescaled_kernels_compute_the_same_and_have_a_fresh_one_s_scale():
     torch.manual_seed(0)
     network = ResidualEncoderUNet(SMALL).eval()
     fresh = {name: tensor.square().mean().sqrt() for name, tensor in network.state_dict().items() if tensor.ndim == 5}
@@ -70,7 +78,7 @@ def test_a_freshened_network_computes_the_same_with_kernels_of_a_fresh_one_s_sca
             parameter.add_(torch.randn_like(parameter) * 0.3)
         image = torch.randn(1, 8, 16, 16, 16)
         before = network(image)
-        freshen(network)
+        rescale_kernels(network)
         torch.testing.assert_close(network(image), before, rtol=1e-3, atol=1e-3)
     for name, tensor in network.state_dict().items():
         if name.endswith(("conv1.conv.weight", "conv2.conv.weight")):

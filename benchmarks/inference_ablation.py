@@ -1,4 +1,4 @@
-"""``python -m benchmarks.past_the_paper --cases CASES``: what each step beyond the paper's single forward brings.
+"""``python -m benchmarks.inference_ablation --cases CASES``: what each step beyond the paper's single forward brings.
 
 The evaluation at home over a folder of labelled cases, with and without boxes, each row up to the default's with one
 step more than the row above it, the last with another step instead; means over modalities, figures by modality and of
@@ -210,10 +210,12 @@ def _means(cases: list[dict[str, str]], columns: tuple[str, ...]) -> list[float]
 
 def main() -> int:
     """Runs what is missing and prints the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.past_the_paper", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.inference_ablation", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--cases", type=Path, required=True, help="folder of *.npz with imgs, gts, boxes")
     parser.add_argument("--weights", type=Path, default=Path("weights/default.pt"))
-    parser.add_argument("--out", type=Path, default=Path("runs/past_the_paper"))
+    parser.add_argument("--out", type=Path, default=Path("runs/inference_ablation"))
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     options = parser.parse_args()
     try:

@@ -83,16 +83,8 @@ def worst_slice(truth: NDArray[np.integer], segmentations: Sequence[NDArray[np.u
 
 
 def _panels(result: CaseResult, segmentations: NDArray[np.uint8]) -> list[Panel]:
-    first = 0 if result.has_boxes else 1
-    made: list[list[PlacedClick]] = [[] for _ in range(result.classes)]
-    panels = []
-    for run, (step, segmentation) in enumerate(zip(result.steps, segmentations, strict=False), first):
-        for earlier, click in zip(made, step.clicks, strict=False):
-            if click is not None:
-                earlier.append(click)
-        name = "box" if run == 0 else f"{run} click{'s' if run > 1 else ''}"
-        panels.append(Panel(f"{name}   DSC {step.dsc:.3f}", segmentation, tuple(tuple(clicks) for clicks in made)))
-    return panels
+    runs = zip(result.run_titles, result.steps, segmentations, result.clicks_so_far, strict=False)
+    return [Panel(f"{title}   DSC {step.dsc:.3f}", labels, clicks) for title, step, labels, clicks in runs]
 
 
 def _view(case: EvaluationCase, segmentations: NDArray[np.uint8], depth: int) -> tuple[slice, slice]:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from evaluation import figures
-from evaluation.baselines import BASELINES
 from evaluation.calibration import read_calibration
 from evaluation.cases import read_evaluation_case, without_boxes
 from evaluation.console import FIGURES, old_results
 from evaluation.groups import HARM, by_group, group_titles
 from evaluation.metrics import NSD_MINIMUM_DSC, NSD_TOLERANCE_MM
-from evaluation.pictures import BACKGROUND_CLICK, FOREGROUND_CLICK, draw_case
-from evaluation.results import CaseResult, ResultsFolder, list_results, write_atomically
-from evaluation.summary import MODALITY_ORDER, Measured, TableGroup, by_boxes, by_modality
+from evaluation.report import plots
+from evaluation.report.paper_tables import best_of, by_boxes, by_modality
+from evaluation.report.pictures import BACKGROUND_CLICK, FOREGROUND_CLICK, draw_case
+from evaluation.results import CaseResult, ResultsFolder, focused, list_results, write_atomically
+from evaluation.summary import MODALITY_ORDER, Measured
 from evaluation.table import csv_row, write_csv
 from inference.case import CaseError
 
@@ -52,7 +52,7 @@ def write_report(results: Path, cases: Sequence[Path], truths: Path | None = Non
             empty, or two hold a case of the same name.
     """
     titles = group_titles(cases) if len(cases) > 1 else None
-    folders = _ordered(list_results(results), focus)
+    folders = focused(list_results(results), focus, "--focus")
     for folder in folders:
         write_csv(folder)
     contestants = [Measured(folder.name, tuple(folder.read_all())) for folder in folders]
@@ -67,18 +67,18 @@ def write_report(results: Path, cases: Sequence[Path], truths: Path | None = Non
             contestants=contestants,
             identities={folder.name: folder.identity for folder in folders},
             focus=contestants[0],
-            colours={item.name: figures.colour_of(item.name) for item in contestants},
+            colours={item.name: plots.colour_of(item.name) for item in contestants},
             group_rows=rows,
             shown=FIGURES,
             groups=list(rows[0].figures) if rows else [],
             old_results=old_results(rows),
             table_3=by_modality(contestants),
             table_4=by_boxes(contestants),
-            curves=_source("svg+xml", figures.curves(contestants).encode()),
-            distributions=_source("svg+xml", figures.distributions(contestants).encode()),
-            running_times=_source("svg+xml", figures.running_times(contestants).encode()),
+            curves=_source("svg+xml", plots.curves(contestants).encode()),
+            distributions=_source("svg+xml", plots.distributions(contestants).encode()),
+            running_times=_source("svg+xml", plots.running_times(contestants).encode()),
             calibrations=calibrations,
-            reliability=_source("svg+xml", figures.reliability(calibrations).encode()) if calibrations else "",
+            reliability=_source("svg+xml", plots.reliability(calibrations).encode()) if calibrations else "",
             pictures=_pictures(folders[0], contestants[0], cases, truths),
             remarkable=[(item.name, result) for item in contestants for result in item.results if result.remark],
             rows=[(item.name, result, csv_row(result)) for item in contestants for result in item.results],
@@ -99,14 +99,6 @@ def best_and_worst(results: Sequence[CaseResult]) -> list[tuple[str, CaseResult]
     return [("Best", ranked[0]), ("Worst", ranked[-1])] if len(ranked) > 1 else [("Only", item) for item in ranked]
 
 
-def _ordered(folders: list[ResultsFolder], focus: str | None) -> list[ResultsFolder]:
-    """Put the contestant in focus first and the baselines last."""
-    names = [folder.name for folder in folders]
-    if focus is not None and focus not in names:
-        raise CaseError(f"--focus {focus}: no such contestant; expected one of {', '.join(names)}")
-    return sorted(folders, key=lambda folder: (folder.name != focus, folder.name in BASELINES, folder.name))
-
-
 def _pictures(folder: ResultsFolder, contestant: Measured, cases: Sequence[Path], truths: Path | None) -> list[Picture]:
     shown = [result for result in contestant.as_provided or contestant.usable if folder.has_segmentations(result)]
     pictures = []
@@ -125,12 +117,6 @@ def _pictures(folder: ResultsFolder, contestant: Measured, cases: Sequence[Path]
             else:
                 pictures.append(Picture(modality, rank, result, _source("webp", drawn)))
     return pictures
-
-
-def best_of(group: TableGroup, score: str) -> float | None:
-    """Return the highest of a score among the measured rows of a group; `None` if there is nothing to compare."""
-    values = [getattr(row.scores, score) for row in group.rows if row.cases is not None]
-    return max(values) if len(values) > 1 else None
 
 
 def _environment() -> Environment:

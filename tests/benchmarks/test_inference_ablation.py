@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.past_the_paper import by_size
+from benchmarks.inference_ablation import by_size
 from evaluation.cases import EvaluationCase, read_evaluation_case
 from evaluation.metrics import score_segmentation
 from tests.evaluation.blocks import write_case
