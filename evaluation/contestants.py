@@ -3,7 +3,8 @@
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from inference.case import Case, read_case, write_segmentation
 from inference.deadline import Deadline
+from inference.refinement import ObjectReport
 from inference.segmenter import Segmenter, segment_case
 
 DOCKER_MEMORY = "32G"
@@ -26,6 +28,19 @@ class ContestantError(RuntimeError):
     """A run that went wrong; the message is one line."""
 
 
+@dataclass(frozen=True)
+class RunOutcome:
+    """What a contestant tells of a run that ended well, as far as it can.
+
+    Args:
+        failed_objects: how many objects the network failed on, so that something else was written for them.
+        given_up: what objects were not given for lack of time or memory or because something failed, in one line.
+    """
+
+    failed_objects: int = 0
+    given_up: str = ""
+
+
 class Contestant(Protocol):
     """Something that segments the one case in an input folder into a file of the same name in an output folder."""
 
@@ -35,12 +50,9 @@ class Contestant(Protocol):
     identity: dict[str, str]
     """What it is, such as a command or a checksum of weights: results of different identities are not mixed."""
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> RunOutcome:
         """Segment `inputs/case_name` into `outputs/case_name`, or be stopped after `patience` seconds (as far as it can
         be).
-
-        Returns:
-            how many objects the network failed on, so that something else was written for them; 0 if it cannot tell.
 
         Raises:
             ContestantError: the run failed. An older output may still lie there; the organizers would take it.
@@ -55,7 +67,7 @@ class InProcess:
 
     Args:
         segment: returns the (D, H, W) label map of a case.
-        segmenter: what `segment` runs, if it is one: it knows on how many objects its network failed.
+        segmenter: what `segment` runs, if it is one: it knows what became of each object.
     """
 
     name: str
@@ -63,17 +75,24 @@ class InProcess:
     segment: Callable[[Case], NDArray[np.uint8]]
     segmenter: Segmenter | None = None
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
-        before = self._failures
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> RunOutcome:
+        before = 0 if self.segmenter is None else self.segmenter.failures
         try:
             write_segmentation(outputs / case_name, self.segment(read_case(inputs / case_name)))
         except Exception as error:  # Whatever a contestant does wrong is its own failure, not the evaluation's.
             raise ContestantError(f"{type(error).__name__}: {_one_line(str(error))}") from error
-        return self._failures - before
+        if self.segmenter is None:
+            return RunOutcome()
+        return RunOutcome(self.segmenter.failures - before, given_up(self.segmenter.reports.values()))
 
-    @property
-    def _failures(self) -> int:
-        return 0 if self.segmenter is None else self.segmenter.failures
+
+def given_up(reports: Collection[ObjectReport]) -> str:
+    """Return what the objects of a case were not given, in one line, with how many of them where it is not all."""
+    counts = Counter(what for report in reports for what in dict.fromkeys(report.given_up))
+    return ", ".join(
+        _one_line(what) + (f" ({count} of {len(reports)} objects)" if count < len(reports) else "")
+        for what, count in counts.items()
+    )
 
 
 def unhurried(segmenter: Segmenter) -> InProcess:
@@ -97,10 +116,10 @@ class Command:
     def identity(self) -> dict[str, str]:
         return {"command": self.command}
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> RunOutcome:
         words = [word.format(inputs=inputs, outputs=outputs) for word in shlex.split(self.command)]
         _run(words, patience)
-        return 0
+        return RunOutcome()
 
 
 @dataclass(frozen=True)
@@ -126,14 +145,14 @@ class DockerImage:
         options = [*gpu, "-m", DOCKER_MEMORY, "--name", self._container, "--rm", *volumes]
         return ["docker", "container", "run", *options, self.image, "/bin/bash", "-c", "sh predict.sh"]
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> RunOutcome:
         try:
             _run(self.command(inputs, outputs), patience)
         except ContestantError:
             # Stopping the client does not stop the container, and the next run needs its name.
             subprocess.run(["docker", "container", "rm", "--force", self._container], capture_output=True, check=False)
             raise
-        return 0
+        return RunOutcome()
 
 
 def _run(words: list[str], patience: float) -> None:
