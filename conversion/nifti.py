@@ -24,7 +24,7 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from conversion.errors import ConversionError
-from conversion.file_types import OTHER_AFFINE, is_gzip
+from conversion.file_types import NO_ORIENTATION, OTHER_AFFINE, is_gzip
 
 HEADER = "nifti_header"
 """Where an image that was NIfTI keeps its header, among its metadata, in hexadecimal digits."""
@@ -155,6 +155,8 @@ def _place(path: Path, image: sitk.Image, header: nibabel.Nifti1Header, say: Cal
     known = header.copy()
     sizes = np.array(header["pixdim"][1:4], float)
     qform, sform = int(header["qform_code"]) > 0, int(header["sform_code"]) > 0
+    if not qform and not sform:
+        image.SetMetaData(NO_ORIENTATION, "no form has a code")
     if (sizes == 0).any() and not sform:
         say(f"{path.name}: says that its voxels are 0 mm along {_axes(sizes == 0)}; taken as 1")
         known["pixdim"][1:4] = np.where(sizes == 0, 1, sizes)

@@ -17,7 +17,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from conversion.errors import ConversionError
-from conversion.file_types import MODALITY, OTHER_AFFINE, is_dicom, is_nifti
+from conversion.file_types import MODALITY, NO_ORIENTATION, OTHER_AFFINE, is_dicom, is_nifti
+from evaluation.orientation import Ends, axis_ends
 
 MASK_FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Formats that keep voxels and geometry in one file."""
@@ -45,6 +46,7 @@ def read_volume(path: Path, series: int | None = None, say: Callable[[str], None
     """
     if not path.exists():
         raise ConversionError(f"{path}: no such file or folder; expected an image")
+    unknown = False
     # Each reader when it is needed: all of them take seconds to be imported.
     if path.is_dir() or is_dicom(path):
         from conversion.dicom import read_dicom
@@ -58,8 +60,11 @@ def read_volume(path: Path, series: int | None = None, say: Callable[[str], None
         image = read_nifti(path, say)
     else:
         image = _read_file(path)
+        unknown = _lacks_orientation(image)  # Before an axis is taken off, and the metadata with it.
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]  # Many programs store a single volume as the first of a series.
+    if unknown:
+        image.SetMetaData(NO_ORIENTATION, "the format or the header does not say it")
     if image.GetDimension() != 3:
         size = "×".join(map(str, image.GetSize()))
         raise ConversionError(f"{path}: has {image.GetDimension()} axes ({size}); expected a single volume of three")
@@ -77,6 +82,22 @@ def read_volume(path: Path, series: int | None = None, say: Callable[[str], None
 def modality(image: sitk.Image) -> str | None:
     """The modality that DICOM says an image has; None for other formats."""
     return (image.GetMetaData(MODALITY) or None) if image.HasMetaDataKey(MODALITY) else None
+
+
+def patient_ends(image: sitk.Image) -> tuple[Ends, Ends, Ends] | None:
+    """What the ends of the array's axes z, y, x point to in the patient; None where the file does not say it."""
+    if image.HasMetaDataKey(NO_ORIENTATION):
+        return None
+    return axis_ends(np.array(image.GetDirection()).reshape(3, 3))
+
+
+def _lacks_orientation(image: sitk.Image) -> bool:
+    """Whether a file says nothing of the patient: NRRD of no anatomical space, and pictures such as TIFF."""
+    said = {key: image.GetMetaData(key) for key in ("NRRD_space", "ITK_InputFilterName") if image.HasMetaDataKey(key)}
+    reader = said.get("ITK_InputFilterName")
+    if reader == "NrrdImageIO":
+        return not re.match(r"(left|right)-(anterior|posterior)-(superior|inferior)", said.get("NRRD_space", ""))
+    return reader not in ("MetaImageIO", "MINCImageIO")
 
 
 def check_same_grid(path: Path, mask: sitk.Image, image: sitk.Image, say: Callable[[str], None] = print) -> None:

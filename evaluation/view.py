@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from evaluation.orientation import Ends
 from inference.atomic import replacing
 from inference.case import Case, CaseError, read_array, read_case
 
@@ -45,13 +46,15 @@ class Layer:
     labels: NDArray[np.uint8]
 
 
-def write_view(path: Path, case: Case, layers: list[Layer]) -> int:
+def write_view(path: Path, case: Case, layers: list[Layer], ends: tuple[Ends, Ends, Ends] | None = None) -> int:
     """Write the page, whole or not at all.
 
     Args:
         path: the `.html` to write.
         case: the image and what was said about it.
         layers: label maps of the image's shape.
+        ends: the patient's directions at the ends of the axes z, y, x; None where they are not known, as of a case
+            file: then there are no letters.
 
     Returns:
         the page's size in bytes.
@@ -59,14 +62,14 @@ def write_view(path: Path, case: Case, layers: list[Layer]) -> int:
     page = (
         Environment(loader=PackageLoader("evaluation", "templates"), autoescape=True, undefined=StrictUndefined)
         .get_template("view.html.j2")
-        .render(name=case.name, content=_script_safe(json.dumps(describe(case, layers))))
+        .render(name=case.name, content=_script_safe(json.dumps(describe(case, layers, ends))))
     ).encode()
     with replacing(path) as unfinished:
         unfinished.write_bytes(page)
     return len(page)
 
 
-def describe(case: Case, layers: list[Layer]) -> dict:
+def describe(case: Case, layers: list[Layer], ends: tuple[Ends, Ends, Ends] | None = None) -> dict:
     """Return all that the page shows, as JSON knows it; voxels are (z, y, x) as in the case."""
     step = _step(case.image.shape)
     thin = tuple(slice(None, None, s) for s in step)
@@ -87,6 +90,7 @@ def describe(case: Case, layers: list[Layer]) -> dict:
         "layers": maps,
         "objects": _objects(case, layers),
         "notes": case.notes,
+        "ends": ends,
     }
 
 
