@@ -1,8 +1,8 @@
 """Orientation letters: R and L, A and P, S and I at the edges of a picture, where the patient's directions are known.
 
-A letter says what the edge points to: the patient's right or left, front (anterior) or back (posterior), head (superior)
-or feet (inferior). An axis that is oblique by some 15° or more has two or three letters, the nearest direction first, as
-in DICOM's Patient Orientation.
+A letter says what the edge points to: the patient's right or left, front (anterior) or back (posterior), head
+(superior) or feet (inferior). An axis that is oblique by some 15° or more has two or three letters, the nearest
+direction first, as in DICOM's Patient Orientation.
 """
 
 from __future__ import annotations
