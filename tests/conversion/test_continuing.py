@@ -41,8 +41,11 @@ def begun(weights: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 class TestGoingOn:
     def test_a_real_image_is_what_all_prompts_by_hand_give(self, raw: Path, weights: Path, tmp_path: Path) -> None:
-        scan, mask = raw / "mr_adc.nii.gz", tmp_path / "mask.nii.gz"
-        z, y, x = (n // 2 for n in sitk.ReadImage(str(scan)).GetSize()[::-1])
+        scan, mask = tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz"
+        image = sitk.ReadImage(str(raw / "mr_adc.nii.gz"))
+        x, y, z = (n // 2 for n in image.GetSize())
+        sitk.WriteImage(image[x - 25 : x + 25, y - 25 : y + 25, z - 5 : z + 5], str(scan))  # The middle, for speed.
+        z, y, x = 5, 25, 25
         box, first, second = f"{z - 2}:{z + 2},{y - 20}:{y + 9},{x - 7}:{x + 15}", f"{z},{y},{x}", f"bg:{z},{y - 9},{x}"
         assert segment(scan, weights, "--box", box, "--click", first, "-o", mask) == 0
         by_hand, continued = tmp_path / "by_hand.nii.gz", tmp_path / "continued.nii.gz"
