@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from conversion.case_file import read_ids, read_result, write_case
 from conversion.masks import read_labels, renumber, restore_ids
-from conversion.prompts import with_negative_values
+from conversion.prompt_syntax import with_negative_values
 from conversion.source import Source, add_options, read_source
 from conversion.volume import ConversionError, check_mask_name, patient_ends, read_volume, write_mask
 from evaluation.modality import MODALITIES

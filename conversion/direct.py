@@ -17,7 +17,7 @@ from tqdm import tqdm
 from conversion.masks import restore_ids
 from conversion.measures import describe, measure
 from conversion.prompt_file import StoredPrompts, prompts_path, read_prompt_file, write_prompts
-from conversion.prompts import with_negative_values
+from conversion.prompt_syntax import with_negative_values
 from conversion.source import Source, add_options, read_source
 from conversion.volume import ConversionError, check_mask_can_be_written, check_mask_name, write_mask
 from inference.case import MAX_OBJECTS, Case

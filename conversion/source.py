@@ -10,10 +10,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from conversion.intensities import CT_WINDOWS, rescale
 from conversion.masks import read_labels, renumber
 from conversion.prompt_file import StoredPrompts
-from conversion.prompts import BOX_HELP, CLICK_HELP, read_prompts
+from conversion.prompt_syntax import BOX_HELP, CLICK_HELP, read_prompts
+from conversion.rescaling import CT_WINDOWS, rescale
 from conversion.volume import ConversionError, modality, read_volume
 from evaluation.modality import MODALITIES
 from inference.case import ObjectPrompts

@@ -33,13 +33,13 @@ NEARLY = 0.05
 """Up to this part of a voxel a mask is taken to be the image's as well, and it is said."""
 
 
-def read_volume(path: Path, series: int | None = None, say: Callable[[str], None] = print) -> sitk.Image:
+def read_volume(path: Path, series: int | None = None, log: Callable[[str], None] = print) -> sitk.Image:
     """Reads a 3D image of one value a voxel.
 
     Args:
         path: a file of any format that SimpleITK knows, or DICOM as :func:`conversion.dicom.read_dicom` takes it.
         series: which DICOM series of a folder of several.
-        say: takes a line about what was found and does no harm.
+        log: takes a line about what was found and does no harm.
 
     Raises:
         ConversionError: missing, unreadable, not 3D, several values a voxel, or without a usable geometry.
@@ -51,13 +51,13 @@ def read_volume(path: Path, series: int | None = None, say: Callable[[str], None
     if path.is_dir() or is_dicom(path):
         from conversion.dicom import read_dicom
 
-        image = read_dicom(path, series, say)
+        image = read_dicom(path, series, log)
     elif series is not None:
         raise ConversionError(f"{path}: not DICOM; expected --series with a folder of several series only")
     elif is_nifti(path):
         from conversion.nifti import read_nifti
 
-        image = read_nifti(path, say)
+        image = read_nifti(path, log)
     else:
         image = _read_file(path)
         unknown = _lacks_orientation(image)  # Before an axis is taken off, and the metadata with it.
@@ -100,12 +100,12 @@ def _lacks_orientation(image: sitk.Image) -> bool:
     return reader not in ("MetaImageIO", "MINCImageIO")
 
 
-def check_same_grid(path: Path, mask: sitk.Image, image: sitk.Image, say: Callable[[str], None] = print) -> None:
+def check_same_grid(path: Path, mask: sitk.Image, image: sitk.Image, log: Callable[[str], None] = print) -> None:
     """Checks that a mask's voxels are the image's.
 
     Args:
         path: the mask's file, for the message.
-        say: takes a line about a difference that is small enough to be let pass.
+        log: takes a line about a difference that is small enough to be let pass.
 
     Raises:
         ConversionError: they are others; it says in what.
@@ -117,9 +117,9 @@ def check_same_grid(path: Path, mask: sitk.Image, image: sitk.Image, say: Callab
     if apart <= SAME_PLACE:
         return
     if apart <= NEARLY:
-        say(f"{path.name}: lies {apart:.2g} voxels off the image, which is taken for rounding")
+        log(f"{path.name}: lies {apart:.2g} voxels off the image, which is taken for rounding")
     elif _lies_as_others_read(ends, image):
-        say(f"{path.name}: lies where ITK has the image (3D Slicer, ITK-SNAP), which is where it is taken to lie")
+        log(f"{path.name}: lies where ITK has the image (3D Slicer, ITK-SNAP), which is where it is taken to lie")
     else:
         raise ConversionError(
             f"{path}: lies elsewhere than the image (a corner is {apart:.2g} voxels off); expected the same origin, "
@@ -198,7 +198,7 @@ def write_mask(path: Path, labels: NDArray[np.unsignedinteger], like: sitk.Image
         unfinished = Path(folder) / f"mask{next(e for e in MASK_FORMATS if path.name.lower().endswith(e))}"
         try:
             _write(unfinished, labels, like)
-            check_same_grid(path, read_volume(unfinished, say=_ignore), like, _ignore)
+            check_same_grid(path, read_volume(unfinished, log=_ignore), like, _ignore)
         except ConversionError:
             raise ConversionError(
                 f"{path}: this format cannot hold the image's directions (they are not at right angles); "

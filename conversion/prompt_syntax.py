@@ -78,7 +78,7 @@ def read_prompts(
     return objects
 
 
-def read_box(text: str, image: sitk.Image, say: Callable[[str], None] = print) -> Box:
+def read_box(text: str, image: sitk.Image, log: Callable[[str], None] = print) -> Box:
     """A box in voxels of the image (see the module's page).
 
     Its corners may be given in either order. It holds every voxel that it touches; in millimetres, where the image is
@@ -107,7 +107,7 @@ def read_box(text: str, image: sitk.Image, say: Callable[[str], None] = print) -
         raise ConversionError(f"{option}: lies outside the image, which spans {span}")
     if clipped != box:
         kept = ",".join(f"{lower}:{upper}" for lower, upper in zip(clipped.lower, clipped.upper))
-        say(f"{option}: reaches outside the image, which spans {span}; {kept} (z,y,x) is taken of it")
+        log(f"{option}: reaches outside the image, which spans {span}; {kept} (z,y,x) is taken of it")
     return clipped
 
 
