@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from conversion.case_file import read_ids, read_result, write_case
 from conversion.masks import read_labels, renumber, restore_ids
-from conversion.prompts import with_negative_values
+from conversion.prompt_syntax import with_negative_values
 from conversion.source import Source, add_options, read_source
-from conversion.volume import ConversionError, check_mask_name, read_volume, write_mask
+from conversion.volume import ConversionError, check_mask_name, patient_ends, read_volume, write_mask
 from evaluation.modality import MODALITIES
 from inference.case import Case, CaseError, ObjectPrompts
 from inference.geometry import Box
@@ -150,7 +150,7 @@ def _view(options: argparse.Namespace) -> None:
         source = source if source.previous.dtype == np.uint8 else source.renumbered()
         layers.append(Layer("previous", source.previous))
     case = Case(options.image.name, source.volume, source.spacing, source.objects, source.previous)
-    size = write_view(page, case, layers)
+    size = write_view(page, case, layers, ends=patient_ends(source.image))
     print(f"{page}: {size / 1e6:.1f} MB; open it in a browser")
 
 

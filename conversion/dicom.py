@@ -47,14 +47,14 @@ class Series:
         return f"{self.modality or 'no modality'} {self.description or 'without a description'!r}, {self.slices} slices"
 
 
-def read_dicom(path: Path, number: int | None = None, say: Callable[[str], None] = print) -> sitk.Image:
+def read_dicom(path: Path, number: int | None = None, log: Callable[[str], None] = print) -> sitk.Image:
     """Reads a volume.
 
     Args:
         path: a folder with the slices of a series, in it or in folders in it; any one slice of a series; or a
             multi-frame file.
         number: which series of a folder, by the numbers that the refusal of several lists.
-        say: takes a line about what was found and does no harm.
+        log: takes a line about what was found and does no harm.
 
     Returns:
         float32 values after the modality's rescaling, each slice's own; the metadata name the modality
@@ -74,7 +74,7 @@ def read_dicom(path: Path, number: int | None = None, say: Callable[[str], None]
     with _quiet():
         if len(series.files) == 1 and series.slices > 1:
             return _multi_frame(series.files[0])
-        return _stack(path, series, say)
+        return _stack(path, series, log)
 
 
 def series_in(folder: Path, deep: bool = True) -> list[Series]:
@@ -177,13 +177,13 @@ def _damaged(path: Path, reason: object) -> ConversionError:
     )
 
 
-def _stack(path: Path, series: Series, say: Callable[[str], None]) -> sitk.Image:
+def _stack(path: Path, series: Series, log: Callable[[str], None]) -> sitk.Image:
     slices = [(file, _read(file)) for file in series.files]
     shapes = Counter((int(dataset.Rows), int(dataset.Columns)) for _, dataset in slices)
     if len(shapes) > 1:
         found = ", ".join(f"{count} of {rows}×{columns}" for (rows, columns), count in shapes.items())
         raise ConversionError(f"{path}: its slices are of several sizes ({found}); expected one volume's")
-    slices = _without_copies(path, slices, say)
+    slices = _without_copies(path, slices, log)
     datasets = [dataset for _, dataset in slices]
     if len(datasets) == 1:
         dataset = datasets[0]
@@ -202,7 +202,7 @@ def _stack(path: Path, series: Series, say: Callable[[str], None]) -> sitk.Image
     )
     grid = even_grid(path, frames)
     if grid.off > APART:
-        say(f"{path.name}: slices lie up to {grid.off:.2g} mm from even places, which are taken")
+        log(f"{path.name}: slices lie up to {grid.off:.2g} mm from even places, which are taken")
     volume = np.empty((len(datasets), *datasets[0].pixel_array.shape), np.float32)
     for index, place in enumerate(grid.order):
         volume[index] = apply_modality_lut(datasets[place].pixel_array, datasets[place])
@@ -210,7 +210,7 @@ def _stack(path: Path, series: Series, say: Callable[[str], None]) -> sitk.Image
 
 
 def _without_copies(
-    path: Path, slices: list[tuple[Path, Dataset]], say: Callable[[str], None]
+    path: Path, slices: list[tuple[Path, Dataset]], log: Callable[[str], None]
 ) -> list[tuple[Path, Dataset]]:
     """The slices without those that are another one's copies, place and pixels alike."""
     kept: dict[str, list[tuple[Path, Dataset]]] = {}
@@ -223,7 +223,7 @@ def _without_copies(
         else:
             same.append((file, dataset))
     if copies:
-        say(f"{path.name}: {copies} of {len(slices)} slices are copies of others and left out")
+        log(f"{path.name}: {copies} of {len(slices)} slices are copies of others and left out")
     return [item for same in kept.values() for item in same]
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from conversion.masks import restore_ids
-from conversion.prompts import with_negative_values
+from conversion.measures import describe, measure
+from conversion.prompt_file import StoredPrompts, prompts_path, read_prompt_file, write_prompts
+from conversion.prompt_syntax import with_negative_values
 from conversion.source import Source, add_options, read_source
 from conversion.volume import ConversionError, check_mask_can_be_written, check_mask_name, write_mask
 from inference.case import MAX_OBJECTS, Case
@@ -22,6 +25,7 @@ from inference.deadline import Deadline
 from inference.options import add_network_options
 
 if TYPE_CHECKING:
+    from inference.refinement import ObjectReport
     from inference.segmenter import Segmenter
 
 NO_HURRY = 24 * 3600.0
@@ -33,7 +37,19 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m inference", description=main.__doc__)
     add_options(parser)
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="MASK", help="label map to write: .nii.gz, .nrrd or .mha"
+        "--continue",
+        dest="continued",
+        type=Path,
+        metavar="MASK",
+        help="go on from a mask that this command wrote: its prompts, which are stored beside it, come before the new "
+        "ones; a new --box is a new object's",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="MASK",
+        help="label map to write: .nii.gz, .nrrd or .mha (default with --continue: the same file, which is replaced)",
     )
     parser.add_argument("--preview", type=Path, metavar="PNG", help="picture to write: three planes an object")
     add_network_options(parser)
@@ -47,24 +63,48 @@ def main(arguments: list[str]) -> int:
 
 def _segment(options: argparse.Namespace) -> int:
     # What can be known to be wrong is said before minutes are spent.
+    earlier = _take_up(options)
     check_mask_name(options.output, options.image)
     if options.preview is not None and (options.preview.suffix != ".png" or not options.preview.parent.is_dir()):
         raise ConversionError(f"{options.preview}: expected a name that ends in .png, in a folder that exists")
-    source = read_source(options)
+    source = read_source(options, earlier)
     if not source.objects:
         raise ConversionError(f"{options.image}: nothing says what to segment; expected --box, --click or --previous")
     check_mask_can_be_written(options.output, source.image)
     segmenter = _network(options.weights, options.device)
-    labels = segmented(source, segmenter, options.image.name)
-    _write(options.output, labels, source.image)
-    _summarize(labels, source.ids)
-    print(f"{options.output}: written")
+    labels, reports = segmented(source, segmenter, options.image.name)
+    _write(options.output, labels, source, options)
+    for line in described(labels, source, reports):
+        print(line)
+    print(f"{options.output}: written, and its prompts in {prompts_path(options.output).name}")
     if options.preview is not None:
         from conversion.preview import write_preview  # Matplotlib takes a second.
 
         write_preview(options.preview, source, labels)
         print(f"{options.preview}: written")
     return 1 if segmenter.failures else 0
+
+
+def _take_up(options: argparse.Namespace) -> StoredPrompts | None:
+    """Completes the options by those of the run that ``--continue`` goes on from, and returns its prompts.
+
+    Raises:
+        ConversionError: its prompts cannot be read, or the options contradict each other.
+    """
+    earlier = None
+    if options.continued is not None:
+        if options.previous is not None:
+            raise ConversionError("--continue and --previous: expected one of them, the mask to go on from")
+        earlier = read_prompt_file(options.continued)
+        options.previous, options.output = options.continued, options.output or options.continued
+        options.modality = options.modality or earlier.modality
+        options.window = options.window or earlier.window
+        boxes = sum(item.box is not None for item in earlier.objects)
+        clicks = sum(len(item.clicks) for item in earlier.objects)
+        print(f"{earlier.path.name}: {boxes} box(es) and {clicks} click(s) of {len(earlier.objects)} object(s)")
+    if options.output is None:
+        raise ConversionError("nothing says where to write the mask; expected -o MASK, or --continue MASK")
+    return earlier
 
 
 def _network(weights: Path, device: str) -> Segmenter:
@@ -79,61 +119,83 @@ def _network(weights: Path, device: str) -> Segmenter:
         raise ConversionError(str(error)) from error
 
 
-def _summarize(labels: NDArray[np.unsignedinteger], ids: tuple[int, ...]) -> None:
-    counts = dict(zip(*np.unique(labels, return_counts=True)))
-    for label in ids:
-        if label in counts:
-            print(f"object {label}: {counts[label]} voxels")
-    empty = [str(label) for label in ids if label not in counts]
-    if empty:
-        print(f"nothing found of object(s) {', '.join(empty)}")
+def described(
+    labels: NDArray[np.unsignedinteger], source: Source, reports: Mapping[int, ObjectReport]
+) -> Iterator[str]:
+    """What people are told of each object: its size, what it took, and what it was not given.
+
+    Args:
+        labels: (D, H, W), the result.
+        reports: by the labels of the source; none for an object that stays as it was.
+    """
+    found = measure(labels, source.ids)
+    for label in source.ids:
+        size = describe(*found[label], source.spacing) if label in found else "nothing found"
+        report = reports.get(label)
+        how = "unchanged" if report is None else f"{report.seconds:.1f} s on {report.device}"
+        lacking = "" if report is None or not report.given_up else f"; {', '.join(dict.fromkeys(report.given_up))}"
+        yield f"object {label}: {size}; {how}{lacking}"
 
 
-def _write(path: Path, labels: NDArray[np.unsignedinteger], like: sitk.Image) -> None:
-    """Writes the result, elsewhere if it cannot be written where it should: it may have taken minutes.
+def _write(path: Path, labels: NDArray[np.unsignedinteger], source: Source, options: argparse.Namespace) -> None:
+    """Writes the result and its prompts, elsewhere if it cannot be written where it should: it may have taken minutes.
 
     Raises:
         ConversionError: it is not where it should be; it says where it is.
     """
+
+    def write(where: Path) -> None:
+        write_mask(where, labels, source.image)
+        name = options.image.resolve().name
+        prompts = prompts_path(where)
+        write_prompts(prompts, source.image, name, source.objects, options.modality, options.window)
+
     try:
-        write_mask(path, labels, like)
+        write(path)
     except (ConversionError, OSError) as error:
         kept = Path(tempfile.mkdtemp(prefix="segfm3d-")) / "mask.nrrd"
-        write_mask(kept, labels, like)
+        write(kept)
         raise ConversionError(f"{path}: cannot be written ({error}); the result is kept in {kept}") from error
 
 
-def segmented(source: Source, segmenter: Segmenter, name: str) -> NDArray[np.unsignedinteger]:
-    """The label map of a source's objects.
+def segmented(
+    source: Source, segmenter: Segmenter, name: str
+) -> tuple[NDArray[np.unsignedinteger], dict[int, ObjectReport]]:
+    """The label map of a source's objects, and what became of each that was segmented.
 
-    An object of the previous mask that has no box and no click stays as it is, voxel for voxel, except where a
+    An object of the previous mask of which nothing new was said stays as it is, voxel for voxel, except where a
     foreground click gives a voxel of it to another object.
 
     Args:
         name: of the image, for people.
 
     Returns:
-        (D, H, W), the labels as they are in the source.
+        (D, H, W), the labels as they are in the source; and label -> report.
     """
     ids = source.ids
     numbered = source if max(ids) <= MAX_OBJECTS else source.renumbered()
-    prompted = tuple(item for item in numbered.objects if item.box is not None or item.clicks)
+    names = dict(zip(numbered.ids, ids))
+    prompted = tuple(item for item in numbered.objects if item.label not in numbered.unchanged)
     case = Case(name, numbered.volume, numbered.spacing, prompted, numbered.previous)
     if not prompted:
-        print(f"{name}: neither a box nor a click, so every object stays as it is")
-        return source.previous
+        print(f"{name}: no new box and no new click, so every object stays as it is")
+        return source.previous, {}
     from inference.segmenter import segment_case
+
+    def log(line: str) -> None:
+        tqdm.write(re.sub(r"^object (\d+):", lambda found: f"object {names[int(found[1])]}:", line))
 
     labels = segment_case(
         case,
         segmenter,
         Deadline(NO_HURRY),
-        log=tqdm.write,
+        log=log,
         progress=lambda objects: tqdm(objects, desc="objects", unit="object"),
     )
+    reports = {names[label]: report for label, report in segmenter.reports.items()}
     if numbered.previous is not None:
-        kept = np.isin(numbered.previous, [item.label for item in numbered.objects if item not in prompted])
+        kept = np.isin(numbered.previous, list(numbered.unchanged))
         for click in (click for item in prompted for click in item.clicks if click.positive):
             kept[click.position] = False
         labels[kept] = numbered.previous[kept]
-    return labels if numbered is source else restore_ids(labels, ids)
+    return (labels if numbered is source else restore_ids(labels, ids)), reports

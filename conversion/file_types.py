@@ -12,6 +12,8 @@ MODALITY = "0008|0060"
 OTHER_AFFINE = "other_affine"
 """Where an image keeps the affine, (4, 4) by rows, LPS, mm, that other programs may read of its file instead."""
 
+NO_ORIENTATION = "no_orientation"
+"""Among the metadata of an image whose file does not say how the patient lies in it."""
 
 _FIRST_ELEMENTS = (b"\x00\x00", b"\x01\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00", b"\x18\x00")
 

@@ -24,7 +24,7 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from conversion.errors import ConversionError
-from conversion.file_types import OTHER_AFFINE, is_gzip
+from conversion.file_types import NO_ORIENTATION, OTHER_AFFINE, is_gzip
 
 HEADER = "nifti_header"
 """Where an image that was NIfTI keeps its header, among its metadata, in hexadecimal digits."""
@@ -42,11 +42,11 @@ _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ERRORS = (ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ValueError, KeyError, zlib.error)
 
 
-def read_nifti(path: Path, say: Callable[[str], None] = print) -> sitk.Image:
+def read_nifti(path: Path, log: Callable[[str], None] = print) -> sitk.Image:
     """Reads NIfTI-1 or NIfTI-2, compressed or not, whatever its name says of that; or a pair of files.
 
     Args:
-        say: takes a line about what was found and does no harm.
+        log: takes a line about what was found and does no harm.
 
     Returns:
         the image where nibabel has it, on the nearest grid of right angles. It keeps its header for
@@ -70,7 +70,7 @@ def read_nifti(path: Path, say: Callable[[str], None] = print) -> sitk.Image:
                 f"{path}: not a whole NIfTI file ({' '.join(str(error).split())[:200]}); expected one: copy it again"
             ) from error
         result = sitk.GetImageFromArray(_plain(values, image.header.get_data_dtype()).T)
-        _place(path, result, header, say)
+        _place(path, result, header, log)
     return result
 
 
@@ -145,18 +145,20 @@ def _plain(values: NDArray, stored: np.dtype) -> NDArray:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def _place(path: Path, image: sitk.Image, header: nibabel.Nifti1Header, say: Callable[[str], None]) -> None:
+def _place(path: Path, image: sitk.Image, header: nibabel.Nifti1Header, log: Callable[[str], None]) -> None:
     """Gives an image its place, and says what of it is unusual."""
     image.SetMetaData(HEADER, header.as_byteswapped("<").binaryblock.hex())
     unit = header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
-        say(f"{path.name}: its unit is {unit}; its lengths are taken times {UNITS[unit]:g}, in mm")
+        log(f"{path.name}: its unit is {unit}; its lengths are taken times {UNITS[unit]:g}, in mm")
     scale = np.diag([UNITS[unit]] * 3 + [1.0])
     known = header.copy()
     sizes = np.array(header["pixdim"][1:4], float)
     qform, sform = int(header["qform_code"]) > 0, int(header["sform_code"]) > 0
+    if not qform and not sform:
+        image.SetMetaData(NO_ORIENTATION, "no form has a code")
     if (sizes == 0).any() and not sform:
-        say(f"{path.name}: says that its voxels are 0 mm along {_axes(sizes == 0)}; taken as 1")
+        log(f"{path.name}: says that its voxels are 0 mm along {_axes(sizes == 0)}; taken as 1")
         known["pixdim"][1:4] = np.where(sizes == 0, 1, sizes)
     try:
         affine = scale @ known.get_best_affine()
@@ -167,7 +169,7 @@ def _place(path: Path, image: sitk.Image, header: nibabel.Nifti1Header, say: Cal
         ) from error
     direction, off = _right_angles(path, _LPS @ affine, image.GetSize())
     if off > NOTED:
-        say(f"{path.name}: its axes are not quite at right angles; those of the nearest grid are {off:.2g} voxels off")
+        log(f"{path.name}: its axes are not quite at right angles; those of the nearest grid are {off:.2g} voxels off")
     image.SetSpacing(np.linalg.norm(affine[:3, :3], axis=0).tolist())
     image.SetDirection(direction.ravel().tolist())
     half = (np.array(image.GetSize()) - 1) / 2
@@ -178,7 +180,7 @@ def _place(path: Path, image: sitk.Image, header: nibabel.Nifti1Header, say: Cal
         if apart > NOTED * min(image.GetSpacing()):
             image.SetMetaData(OTHER_AFFINE, " ".join(map(repr, (_LPS @ scale @ other).ravel().tolist())))
             if qform and sform:
-                say(
+                log(
                     f"{path.name}: its sform and its qform disagree by up to {apart:.1f} mm; the sform is taken, as "
                     "nibabel does, and the mask keeps both"
                 )

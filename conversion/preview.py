@@ -15,6 +15,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from conversion.source import Source
+from conversion.volume import patient_ends
+from evaluation.orientation import Ends, draw_letters
 from inference.atomic import replacing
 from inference.case import ObjectPrompts
 from inference.geometry import Voxel
@@ -30,7 +32,8 @@ def write_preview(path: Path, source: Source, labels: NDArray[np.uint8]) -> None
     """Writes the picture as PNG, whole or not at all.
 
     The patient's left is on the right, the front at the top of an axial plane, the head at the top of the others, as
-    nearly as the image's axes allow; nothing is resampled.
+    nearly as the image's axes allow, and letters at the edges say where they point; nothing is resampled. Of an image
+    that does not say how the patient lies, planes have no names and no letters.
 
     Args:
         labels: (D, H, W) label map of the source's objects.
@@ -40,11 +43,12 @@ def write_preview(path: Path, source: Source, labels: NDArray[np.uint8]) -> None
         len(objects), 3, figsize=(12, 4.2 * len(objects)), squeeze=False, facecolor="black", layout="constrained"
     )
     directions = axis_directions(source)
+    ends = patient_ends(source.image)
     for item, row in zip(objects, axes):
         mask = labels == item.label
         middle = _middle(mask, item)
         for axis, view in enumerate(row):
-            _draw(view, source, mask, item, axis, middle, directions)
+            _draw(view, source, mask, item, axis, middle, directions, ends)
         row[1].set_title(f"object {item.label}: {int(mask.sum())} voxels\n{row[1].get_title()}", color="white")
     figure.suptitle("mask in orange, box dashed, clicks + in and × out (boxes and clicks projected)", color="white")
     with replacing(path) as unfinished:
@@ -67,6 +71,7 @@ def _draw(
     axis: int,
     middle: Voxel,
     directions: tuple[tuple[str, int], ...],
+    ends: tuple[Ends, Ends, Ends] | None,
 ) -> None:
     rows, columns = (other for other in range(3) if other != axis)
     view.imshow(
@@ -99,7 +104,10 @@ def _draw(
     letter, sign = directions[rows]
     if (letter == "S") == (sign > 0):
         view.invert_yaxis()
-    view.set_title(f"{PLANES[directions[axis][0]]}, {'zyx'[axis]} = {middle[axis]}", color="white")
+    name = "" if ends is None else f"{PLANES[directions[axis][0]]}, "
+    view.set_title(f"{name}{'zyx'[axis]} = {middle[axis]}", color="white")
+    if ends is not None:
+        draw_letters(view, ends[rows], ends[columns])
     view.set_axis_off()
 
 

@@ -11,7 +11,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from conversion.masks import read_labels, renumber
-from conversion.prompts import BOX_HELP, CLICK_HELP, read_prompts
+from conversion.prompt_file import StoredPrompts
+from conversion.prompt_syntax import BOX_HELP, CLICK_HELP, read_prompts
 from conversion.rescaling import CT_WINDOWS, rescale
 from conversion.volume import ConversionError, modality, read_volume
 from evaluation.modality import MODALITIES
@@ -43,6 +44,7 @@ class Source:
         objects: labels ascending, those of the previous mask and those that were prompted; none if nothing was said.
         previous: (D, H, W) label map of an earlier run, of any labels, or None.
         modality: as the options or DICOM name it, or None.
+        unchanged: the labels of objects of which nothing new was said: they stay as they are in the previous mask.
     """
 
     image: sitk.Image
@@ -50,6 +52,7 @@ class Source:
     objects: tuple[ObjectPrompts, ...]
     previous: NDArray[np.unsignedinteger] | None
     modality: str | None = None
+    unchanged: frozenset[int] = frozenset()
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -65,7 +68,8 @@ class Source:
         """The same with labels 1…K, in the previous mask too (:func:`conversion.masks.restore_ids` is the way back)."""
         objects = tuple(replace(item, label=index) for index, item in enumerate(self.objects, start=1))
         previous = None if self.previous is None else renumber(self.previous, self.ids)
-        return replace(self, objects=objects, previous=previous)
+        unchanged = frozenset(index for index, label in enumerate(self.ids, start=1) if label in self.unchanged)
+        return replace(self, objects=objects, previous=previous, unchanged=unchanged)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -118,8 +122,11 @@ def modality_name(text: str) -> str:
     return names[text.lower()]
 
 
-def read_source(options: argparse.Namespace) -> Source:
+def read_source(options: argparse.Namespace, earlier: StoredPrompts | None = None) -> Source:
     """Reads what the options name, and says how intensities were brought to [0, 255].
+
+    Args:
+        earlier: the prompts that the previous mask was made with, before those of the options.
 
     Raises:
         ConversionError: an image, a mask or an option that cannot be used.
@@ -128,9 +135,16 @@ def read_source(options: argparse.Namespace) -> Source:
     kind = options.modality or modality(image)
     if kind == "PT":
         kind = "PET"
+    if earlier is not None:
+        earlier.check_is_of(image, options.image.name)
     previous, known = (None, ()) if options.previous is None else read_labels(options.previous, image)
+    before = {} if earlier is None else {item.label: item for item in earlier.objects}
+    known = {*known, *before}
     said = options.box or options.click or known
-    objects = read_prompts(options.box, options.click, image, known) if said else ()
+    first_box = 1 if earlier is None else max(known, default=0) + 1
+    objects = read_prompts(options.box, options.click, image, known, first_box) if said else ()
+    unchanged = frozenset(item.label for item in objects if item.box is None and not item.clicks)
+    objects = tuple(_after(before.get(item.label), item) for item in objects)
     raw = sitk.GetArrayViewFromImage(image)
     try:
         volume, note = rescale(raw, kind, options.window)
@@ -139,4 +153,11 @@ def read_source(options: argparse.Namespace) -> Source:
     print(f"{options.image.name}: {note}")
     if kind is None and options.window is None and raw.min() < -500:
         print(f"{options.image.name}: values down to {raw.min():g} look like CT; if it is one, say --modality CT")
-    return Source(image, volume, objects, previous, kind)
+    return Source(image, volume, objects, previous, kind, unchanged)
+
+
+def _after(earlier: ObjectPrompts | None, new: ObjectPrompts) -> ObjectPrompts:
+    """What was said of an object first, and then what is said of it now."""
+    if earlier is None:
+        return new
+    return replace(new, box=new.box or earlier.box, clicks=(*earlier.clicks, *new.clicks))

@@ -17,7 +17,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from conversion.errors import ConversionError
-from conversion.file_types import MODALITY, OTHER_AFFINE, is_dicom, is_nifti
+from conversion.file_types import MODALITY, NO_ORIENTATION, OTHER_AFFINE, is_dicom, is_nifti
+from evaluation.orientation import Ends, axis_ends
 
 MASK_FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Formats that keep voxels and geometry in one file."""
@@ -32,34 +33,38 @@ NEARLY = 0.05
 """Up to this part of a voxel a mask is taken to be the image's as well, and it is said."""
 
 
-def read_volume(path: Path, series: int | None = None, say: Callable[[str], None] = print) -> sitk.Image:
+def read_volume(path: Path, series: int | None = None, log: Callable[[str], None] = print) -> sitk.Image:
     """Reads a 3D image of one value a voxel.
 
     Args:
         path: a file of any format that SimpleITK knows, or DICOM as :func:`conversion.dicom.read_dicom` takes it.
         series: which DICOM series of a folder of several.
-        say: takes a line about what was found and does no harm.
+        log: takes a line about what was found and does no harm.
 
     Raises:
         ConversionError: missing, unreadable, not 3D, several values a voxel, or without a usable geometry.
     """
     if not path.exists():
         raise ConversionError(f"{path}: no such file or folder; expected an image")
+    unknown = False
     # Each reader when it is needed: all of them take seconds to be imported.
     if path.is_dir() or is_dicom(path):
         from conversion.dicom import read_dicom
 
-        image = read_dicom(path, series, say)
+        image = read_dicom(path, series, log)
     elif series is not None:
         raise ConversionError(f"{path}: not DICOM; expected --series with a folder of several series only")
     elif is_nifti(path):
         from conversion.nifti import read_nifti
 
-        image = read_nifti(path, say)
+        image = read_nifti(path, log)
     else:
         image = _read_file(path)
+        unknown = _lacks_orientation(image)  # Before an axis is taken off, and the metadata with it.
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]  # Many programs store a single volume as the first of a series.
+    if unknown:
+        image.SetMetaData(NO_ORIENTATION, "the format or the header does not say it")
     if image.GetDimension() != 3:
         size = "×".join(map(str, image.GetSize()))
         raise ConversionError(f"{path}: has {image.GetDimension()} axes ({size}); expected a single volume of three")
@@ -79,12 +84,28 @@ def modality(image: sitk.Image) -> str | None:
     return (image.GetMetaData(MODALITY) or None) if image.HasMetaDataKey(MODALITY) else None
 
 
-def check_same_grid(path: Path, mask: sitk.Image, image: sitk.Image, say: Callable[[str], None] = print) -> None:
+def patient_ends(image: sitk.Image) -> tuple[Ends, Ends, Ends] | None:
+    """What the ends of the array's axes z, y, x point to in the patient; None where the file does not say it."""
+    if image.HasMetaDataKey(NO_ORIENTATION):
+        return None
+    return axis_ends(np.array(image.GetDirection()).reshape(3, 3))
+
+
+def _lacks_orientation(image: sitk.Image) -> bool:
+    """Whether a file says nothing of the patient: NRRD of no anatomical space, and pictures such as TIFF."""
+    said = {key: image.GetMetaData(key) for key in ("NRRD_space", "ITK_InputFilterName") if image.HasMetaDataKey(key)}
+    reader = said.get("ITK_InputFilterName")
+    if reader == "NrrdImageIO":
+        return not re.match(r"(left|right)-(anterior|posterior)-(superior|inferior)", said.get("NRRD_space", ""))
+    return reader not in ("MetaImageIO", "MINCImageIO")
+
+
+def check_same_grid(path: Path, mask: sitk.Image, image: sitk.Image, log: Callable[[str], None] = print) -> None:
     """Checks that a mask's voxels are the image's.
 
     Args:
         path: the mask's file, for the message.
-        say: takes a line about a difference that is small enough to be let pass.
+        log: takes a line about a difference that is small enough to be let pass.
 
     Raises:
         ConversionError: they are others; it says in what.
@@ -96,9 +117,9 @@ def check_same_grid(path: Path, mask: sitk.Image, image: sitk.Image, say: Callab
     if apart <= SAME_PLACE:
         return
     if apart <= NEARLY:
-        say(f"{path.name}: lies {apart:.2g} voxels off the image, which is taken for rounding")
+        log(f"{path.name}: lies {apart:.2g} voxels off the image, which is taken for rounding")
     elif _lies_as_others_read(ends, image):
-        say(f"{path.name}: lies where ITK has the image (3D Slicer, ITK-SNAP), which is where it is taken to lie")
+        log(f"{path.name}: lies where ITK has the image (3D Slicer, ITK-SNAP), which is where it is taken to lie")
     else:
         raise ConversionError(
             f"{path}: lies elsewhere than the image (a corner is {apart:.2g} voxels off); expected the same origin, "
@@ -177,7 +198,7 @@ def write_mask(path: Path, labels: NDArray[np.unsignedinteger], like: sitk.Image
         unfinished = Path(folder) / f"mask{next(e for e in MASK_FORMATS if path.name.lower().endswith(e))}"
         try:
             _write(unfinished, labels, like)
-            check_same_grid(path, read_volume(unfinished, say=_ignore), like, _ignore)
+            check_same_grid(path, read_volume(unfinished, log=_ignore), like, _ignore)
         except ConversionError:
             raise ConversionError(
                 f"{path}: this format cannot hold the image's directions (they are not at right angles); "

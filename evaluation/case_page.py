@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from evaluation.orientation import Ends
 from inference.atomic import replacing
 from inference.case import Case, CaseError, ObjectPrompts
 
@@ -57,7 +58,14 @@ class Run:
     labels: NDArray[np.uint8]
 
 
-def write_view(path: Path, case: Case, layers: list[Layer], runs: Sequence[Run] = (), begin: int = -1) -> int:
+def write_view(
+    path: Path,
+    case: Case,
+    layers: list[Layer],
+    runs: Sequence[Run] = (),
+    begin: int = -1,
+    ends: tuple[Ends, Ends, Ends] | None = None,
+) -> int:
     """Write the page, whole or not at all.
 
     Args:
@@ -66,6 +74,8 @@ def write_view(path: Path, case: Case, layers: list[Layer], runs: Sequence[Run] 
         layers: label maps of the image's shape.
         runs: whose results can be chosen on the page, in place of a layer `result`.
         begin: the place in `runs` of the one that is shown at first.
+        ends: the patient's directions at the ends of the axes z, y, x; None where they are not known, as of a case
+            file: then there are no letters.
 
     Returns:
         the page's size in bytes.
@@ -73,14 +83,20 @@ def write_view(path: Path, case: Case, layers: list[Layer], runs: Sequence[Run] 
     page = (
         Environment(loader=PackageLoader("evaluation", "templates"), autoescape=True, undefined=StrictUndefined)
         .get_template("view.html.j2")
-        .render(name=case.name, content=_script_safe(json.dumps(describe(case, layers, runs, begin))))
+        .render(name=case.name, content=_script_safe(json.dumps(describe(case, layers, runs, begin, ends))))
     ).encode()
     with replacing(path) as unfinished:
         unfinished.write_bytes(page)
     return len(page)
 
 
-def describe(case: Case, layers: list[Layer], runs: Sequence[Run] = (), begin: int = -1) -> dict:
+def describe(
+    case: Case,
+    layers: list[Layer],
+    runs: Sequence[Run] = (),
+    begin: int = -1,
+    ends: tuple[Ends, Ends, Ends] | None = None,
+) -> dict:
     """Return all that the page shows, as JSON knows it; voxels are (z, y, x) as in the case."""
     step = _step(case.image.shape)
     thin = tuple(slice(None, None, s) for s in step)
@@ -111,6 +127,7 @@ def describe(case: Case, layers: list[Layer], runs: Sequence[Run] = (), begin: i
         "begin": begin % len(runs) if runs else 0,
         "objects": choices[begin]["objects"] if runs else _objects(case.objects, layers),
         "notes": case.notes,
+        "ends": ends,
     }
 
 

@@ -4,7 +4,8 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from inference.case import Case, CaseError, Click, ObjectPrompts, read_case, write_segmentation
 from inference.deadline import Deadline
+from inference.refinement import ObjectReport
 from inference.segmenter import Segmenter, segment_case
 
 DOCKER_MEMORY = "32G"
@@ -36,6 +38,19 @@ class ContestantError(RuntimeError):
     """A run that went wrong; the message is one line."""
 
 
+@dataclass(frozen=True)
+class RunOutcome:
+    """What a contestant tells of a run that ended well, as far as it can.
+
+    Args:
+        failed_objects: how many objects the network failed on, so that something else was written for them.
+        given_up: what objects were not given for lack of time or memory or because something failed, in one line.
+    """
+
+    failed_objects: int = 0
+    given_up: str = ""
+
+
 class Contestant(Protocol):
     """Something that segments the one case in an input folder into a file of the same name in an output folder."""
 
@@ -52,12 +67,9 @@ class Contestant(Protocol):
             CaseError: it cannot; the message is one line.
         """
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> RunOutcome:
         """Segment `inputs/case_name` into `outputs/case_name`, or be stopped after `patience` seconds (as far as it can
         be).
-
-        Returns:
-            how many objects the network failed on, so that something else was written for them; 0 if it cannot tell.
 
         Raises:
             ContestantError: the run failed. An older output may still lie there; the organizers would take it.
@@ -72,7 +84,7 @@ class InProcess:
 
     Args:
         segment: returns the (D, H, W) label map of a case.
-        segmenter: what `segment` runs, if it is one: it knows on how many objects its network failed.
+        segmenter: what `segment` runs, if it is one: it knows what became of each object.
     """
 
     name: str
@@ -95,17 +107,24 @@ class InProcess:
                 "expected what requirements-dev.txt lists to be installed"
             ) from error
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
-        before = self._failures
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> RunOutcome:
+        before = 0 if self.segmenter is None else self.segmenter.failures
         try:
             write_segmentation(outputs / case_name, self.segment(read_case(inputs / case_name)))
         except Exception as error:  # Whatever a contestant does wrong is its own failure, not the evaluation's.
             raise ContestantError(f"{type(error).__name__}: {_one_line(str(error))}") from error
-        return self._failures - before
+        if self.segmenter is None:
+            return RunOutcome()
+        return RunOutcome(self.segmenter.failures - before, given_up(self.segmenter.reports.values()))
 
-    @property
-    def _failures(self) -> int:
-        return 0 if self.segmenter is None else self.segmenter.failures
+
+def given_up(reports: Collection[ObjectReport]) -> str:
+    """Return what the objects of a case were not given, in one line, with how many of them where it is not all."""
+    counts = Counter(what for report in reports for what in dict.fromkeys(report.given_up))
+    return ", ".join(
+        _one_line(what) + (f" ({count} of {len(reports)} objects)" if count < len(reports) else "")
+        for what, count in counts.items()
+    )
 
 
 def unhurried(segmenter: Segmenter) -> InProcess:
@@ -146,10 +165,10 @@ class Command:
                 "started from this folder"
             )
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> RunOutcome:
         folders = dict(zip(PLACEHOLDERS, map(str, (inputs, outputs))))
         _run([_filled(word, folders) for word in shlex.split(self.command)], patience)
-        return 0
+        return RunOutcome()
 
 
 @dataclass(frozen=True)
@@ -195,13 +214,13 @@ class DockerImage:
                 "that runs /bin/bash -c 'sh predict.sh' in its working folder"
             )
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> RunOutcome:
         try:
             _run(self.command(inputs, outputs), patience)
         except ContestantError:
             self._remove()
             raise
-        return 0
+        return RunOutcome()
 
     def _remove(self) -> None:
         """Stopping the client does not stop the container, and the next run needs its name."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evaluation.cases import EvaluationCase, PlacedClick, read_evaluation_case, without_boxes, write_step_input
-from evaluation.contestants import Contestant, ContestantError
+from evaluation.contestants import Contestant, ContestantError, RunOutcome
 from evaluation.metrics import CLICK_RUNS, object_labels, score_segmentation
 from evaluation.results import CaseResult, ResultsFolder, StepResult
 from evaluation.simulated_user import click_from_error
@@ -124,11 +124,12 @@ def evaluate_case(
                 for earlier, click in zip(clicks, new_clicks, strict=True):
                     earlier.append(click)
             write_step_input(inputs / case.name, case, clicks, current if with_clicks else None)
-            seconds, note, failed = _timed_run(contestant, inputs, outputs, case.name, PATIENCE * limit)
+            seconds, note, outcome = _timed_run(contestant, inputs, outputs, case.name, PATIENCE * limit)
+            told = {"failed_objects": outcome.failed_objects, "given_up": outcome.given_up}
             try:
                 written = _read_output(output, case) if output.exists() else None
             except OutputError as error:
-                steps.append(StepResult(seconds, 0.0, 0.0, tuple(new_clicks), note, failed_objects=failed))
+                steps.append(StepResult(seconds, 0.0, 0.0, tuple(new_clicks), note, **told))
                 failure = f"{error} (the organizers would stop the team's evaluation here); the case counts 0"
                 break
             segmentation = np.zeros(case.truth.shape, np.uint8) if written is None else written
@@ -136,7 +137,7 @@ def evaluate_case(
             current = segmentation.astype(np.uint8)
             segmentations.append(current)
             steps.append(
-                StepResult(seconds, scores.dsc, scores.nsd, tuple(new_clicks), note, scores.object_dsc, failed)
+                StepResult(seconds, scores.dsc, scores.nsd, tuple(new_clicks), note, scores.object_dsc, **told)
             )
         else:
             if not output.exists():
@@ -160,19 +161,19 @@ def _workspace(folder: Path) -> tuple[Path, Path]:
 
 def _timed_run(
     contestant: Contestant, inputs: Path, outputs: Path, case_name: str, patience: float
-) -> tuple[float, str, int]:
-    """Return the seconds that a run took, what went wrong in it, and how many objects the network failed on."""
+) -> tuple[float, str, RunOutcome]:
+    """Return the seconds that a run took, what went wrong in it, and what the contestant tells of it."""
     before = _stamp(outputs / case_name)
     start = time.perf_counter()
-    notes, failed = [], 0
+    notes, outcome = [], RunOutcome()
     try:
-        failed = contestant.run(inputs, outputs, case_name, patience)
+        outcome = contestant.run(inputs, outputs, case_name, patience)
     except ContestantError as error:
         notes.append(str(error))
     seconds = time.perf_counter() - start
     if _stamp(outputs / case_name) == before:
         notes.append("nothing written, the previous output stands" if before else "nothing written, taken as empty")
-    return seconds, ", ".join(notes), failed
+    return seconds, ", ".join(notes), outcome
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

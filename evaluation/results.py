@@ -45,6 +45,8 @@ class StepResult:
         object_dsc: DSC of each object in the order of the labels; empty if the run left nothing to score, or if the
             result was written before this was kept.
         failed_objects: how many objects the network failed on, where the contestant tells.
+        given_up: what objects were not given for lack of time or memory or because something failed, where the
+            contestant tells.
     """
 
     seconds: float
@@ -54,6 +56,7 @@ class StepResult:
     note: str = ""
     object_dsc: tuple[float, ...] = ()
     failed_objects: int = 0
+    given_up: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ class CaseResult:
         notes = [self.failure] if self.failure else []
         runs_by_note: dict[str, list[str]] = {}
         for run, step in enumerate(self.steps, 1 if self.has_boxes else 2):
-            for note in (step.note, self._failed_note(step)):
+            for note in (step.note, self._failed_note(step), step.given_up):
                 if note:
                     runs_by_note.setdefault(note, []).append(str(run))
         notes += [f"run{'s' if len(runs) > 1 else ''} {', '.join(runs)}: {note}" for note, runs in runs_by_note.items()]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from evaluation.case_page import Layer, write_view
 from evaluation.evaluated import read_evaluated
 from inference.case import Case, CaseError, read_case
-from inference.npz import read_array
+from inference.npz import NpzError, read_array
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     page = options.output or Path(f"{Path(options.case or options.file).name.removesuffix('.npz')}.html")
     try:
         size = _write_evaluated(page, options) if options.results else _write_files(page, options)
-    except (CaseError, OSError) as error:
+    except (NpzError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{page}: {size / 1e6:.1f} MB; open it in a browser")

@@ -60,10 +60,28 @@ ONE_FORWARD = RefinementConfig(
 """The paper's: nothing beside it."""
 
 
+@dataclass(frozen=True)
+class ObjectReport:
+    """What became of an object.
+
+    Args:
+        seconds: what it took; objects that were segmented side by side share theirs.
+        device: where, as torch calls it.
+        given_up: what it was not given for lack of time or memory or because something failed, a line each.
+    """
+
+    seconds: float
+    device: str
+    given_up: tuple[str, ...] = ()
+
+
 class PartialPrediction:
     """What the network has said of an object so far; the deadline may cut it short at any time.
 
     All of it lies on the CPU, where a device that fails cannot reach it.
+
+    Attributes:
+        left_out: the steps that were not taken although the object called for them, and why, for people.
     """
 
     def __init__(self, region: Box) -> None:
@@ -73,6 +91,12 @@ class PartialPrediction:
         self.taken: tuple[Window, Tensor] | None = None
         self.guided_filter: GuidedFilter | None = None
         self.pieces: list[tuple[Window, Tensor]] = []
+        self.left_out: list[str] = []
+
+    def leave_out(self, what: str) -> None:
+        """Notes, once, a step that was not taken although the object called for it; ``what`` says why, for people."""
+        if what not in self.left_out:
+            self.left_out.append(what)
 
     @property
     def window(self) -> Window:
@@ -144,6 +168,8 @@ class ObjectRefinement:
             if found.exceeds_patch:
                 yield from self._fine_pass()
             yield from self._follow_clicks(found)
+        elif found.exceeds_patch and self.settings.fine_pass and self.config.finer > 1:
+            self.partial.leave_out("no fine pass with a smaller patch")
         if found.exceeds_patch:
             self._fit_guided_filter()
 
@@ -155,15 +181,15 @@ class ObjectRefinement:
         self.partial.take(window, log_odds)
         for _ in range(self.settings.zoom_outs if self.prompts.box is None else 0):
             larger = zoomed_out(window, log_odds, self.shape, isotropic_zoom)
-            if larger is None or not self._in_time(window.patch):
+            if larger is None or not self._in_time_for("zooming out further", window.patch):
                 break
             window = larger
             log_odds = yield from self._predicted(self._previous_mask(window), window)
             self.partial.take(window, log_odds)
         found_by_clicks = self.prompts.box is None and not _any(before)
-        if self.settings.recenter and found_by_clicks and self._in_time(window.patch):
+        if self.settings.recenter and found_by_clicks:
             around = recentered(window, log_odds, self.prompts, self.shape, isotropic_zoom)
-            if around is not None:
+            if around is not None and self._in_time_for("recentering", window.patch):
                 mask = window.resampled_to((log_odds > 0).float(), around)
                 log_odds = yield from self._predicted(mask, around)
                 self.partial.take(around, log_odds)
@@ -172,7 +198,7 @@ class ObjectRefinement:
         """Looks again at the same window in a patch of more voxels."""
         times = self.config.finer
         window = self.partial.window.finer(times)
-        if not self.settings.fine_pass or times == 1 or not self._in_time(window.patch):
+        if not self.settings.fine_pass or times == 1 or not self._in_time_for("the fine pass", window.patch):
             return
         # As in training: what the network itself has said, before the temperature.
         seen = torch.sigmoid(upsampled(self.partial.log_odds[None] * self.config.temperature, times)[0])
@@ -185,7 +211,7 @@ class ObjectRefinement:
         partial, clicks = self.partial, self.prompts.clicks
         partial.take(partial.window, without_ruled_out(partial.log_odds, partial.window, clicks))
         for click in disobeyed(partial.log_odds, partial.window, clicks):
-            if not click.positive or not self._in_time(found.patch):
+            if not click.positive or not self._in_time_for("a closer look at a click", found.patch):
                 continue
             near = closer(found, click.position)
             mask = partial.window.resampled_to((partial.log_odds > 0).float(), near)
@@ -199,8 +225,12 @@ class ObjectRefinement:
         partial = self.partial
         image, squares = self.image.crop(partial.window).cpu(), self.image.crop_squares(partial.window).cpu()
         fitted = GuidedFilter.fit(image, squares, partial.log_odds, partial.window, partial.region)
-        if fitted is not None and fitted.box.voxels / FILTER_VOXELS_PER_SECOND <= self.seconds_left():
+        if fitted is None:
+            return
+        if fitted.box.voxels / FILTER_VOXELS_PER_SECOND <= self.seconds_left():
             partial.guided_filter = fitted
+        else:
+            partial.leave_out("no time for the guided filter")
 
     def _predicted(self, mask: Tensor | None, window: Window) -> OneForward:
         """What the network says of the object in a window, shown a mask [0, 1] of the patch's shape, or none."""
@@ -211,8 +241,12 @@ class ObjectRefinement:
         """The previous run's mask of the object in a window; None if there was no run."""
         return None if self.labels is None else window.crop_label(self.labels, self.prompts.label)
 
-    def _in_time(self, patch: Voxel) -> bool:
-        return self.predictor.expected_seconds(patch) <= self.seconds_left()
+    def _in_time_for(self, step: str, patch: Voxel) -> bool:
+        """Whether there is time for a step, one forward of a patch; what there is none for is noted."""
+        in_time = self.predictor.expected_seconds(patch) <= self.seconds_left()
+        if not in_time:
+            self.partial.leave_out(f"no time for {step}")
+        return in_time
 
 
 def _any(mask: Tensor | None) -> bool:

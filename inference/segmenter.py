@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,7 +25,7 @@ from inference.geometry import Box, Voxel, label_extents
 from inference.normalization import NormalizedImage
 from inference.placement import allowed_region
 from inference.predictor import DeviceFailure, Predictor, is_out_of_memory, load_predictor
-from inference.refinement import Forwards, ObjectRefinement, PartialPrediction, RefinementConfig
+from inference.refinement import Forwards, ObjectRefinement, ObjectReport, PartialPrediction, RefinementConfig
 
 WRITE_VOXELS_PER_SECOND = 2e7
 """For the time that is kept back to fuse and write the result: a slow disk and a slow core."""
@@ -43,11 +44,13 @@ class Segmenter:
         predictor: the network; one on the CPU takes its place where its device fails.
         refinement: what an object is worth beside one forward.
         failures: objects that met an unexpected error so far, and have what was seen before it or the fallback.
+        reports: label -> what became of the object, of the last case.
     """
 
     predictor: Predictor
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     failures: int = 0
+    reports: dict[int, ObjectReport] = field(default_factory=dict)
 
     @property
     def config(self) -> ModelConfig:
@@ -92,9 +95,12 @@ def segment_case(
     settings = RefinementConfig() if segmenter is None else segmenter.refinement
     advantage = advantages(case.objects, extents) if settings.inner_first else {}
     network = None if segmenter is None else _CaseSegmenter(case, segmenter, extents, watchdog or Watchdog(), log)
+    if segmenter is not None:
+        segmenter.reports = {}
     objects, waiting = iter(progress(case.objects)), len(case.objects)
     while waiting:
         end = time.monotonic() + deadline.remaining() - reserve
+        began = time.monotonic()
         group = list(islice(objects, 1 if network is None else min(network.group_size(end), waiting)))
         found = [None] * len(group) if network is None else network.segment(group, end, waiting)
         for prompts, slabs in zip(group, found):
@@ -102,6 +108,8 @@ def segment_case(
             for where, log_odds in slabs or fallback(prompts, case.previous, extents.get(label), shape):
                 fusion.add(label, where, log_odds, advantage.get(label, 0.0))
         waiting -= len(group)
+        if network is not None:
+            network.report(group, (time.monotonic() - began) / len(group))
     next(objects, None)  # Only when asked for one more does the progress know that all are done.
     labels = fusion.label_map().numpy()
     enforce_clicks(labels, case.objects)
@@ -144,10 +152,6 @@ class _ObjectRun:
     error: Exception | None = None
     cut_short: bool = False
 
-    @property
-    def name(self) -> str:
-        return f"object {self.prompts.label}"
-
 
 @dataclass
 class _CaseSegmenter:
@@ -161,6 +165,20 @@ class _CaseSegmenter:
     image: NormalizedImage | None = None
     image_there: NormalizedImage | None = None
     labels_there: Tensor | None = None
+    given_up: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    failed_devices: tuple[str, ...] = ()
+
+    def report(self, objects: list[ObjectPrompts], seconds: float) -> None:
+        """Keeps what became of objects that were segmented side by side; ``seconds``: of each."""
+        device = str(self.segmenter.predictor.device)
+        for label in (prompts.label for prompts in objects):
+            given_up = (*self.failed_devices, *self.given_up[label])
+            self.segmenter.reports[label] = ObjectReport(seconds, device, given_up)
+
+    def _give_up(self, run: _ObjectRun, what: str, detail: str = "") -> None:
+        """Says what an object is not given, and keeps it for its report; ``detail``, figures for one, is only said."""
+        self.log(f"object {run.prompts.label}: {what}{detail and f' ({detail})'}")
+        self.given_up[run.prompts.label].append(what)
 
     def group_size(self, end: float) -> int:
         """Objects that are segmented side by side: as many patches as share a forward."""
@@ -212,7 +230,7 @@ class _CaseSegmenter:
                 if expected > share:
                     seconds = f"{expected:.1f} s expected, {share:.1f} s left"
                     for run in runs:
-                        self.log(f"{run.name}: no time for a patch of {patch} ({seconds})")
+                        self._give_up(run, f"no time for a patch of {patch}", seconds)
                     continue
                 until = time.monotonic() + share * len(runs)
                 self._in_time(lambda p=patch, u=until, r=tuple(runs): self._run(r, p, u), end)
@@ -229,9 +247,9 @@ class _CaseSegmenter:
 
     def _may_go_on(self, run: _ObjectRun, error: Exception, patch: Voxel | None = None) -> bool:
         """Says what went wrong; whether a smaller patch may help."""
-        run.cut_short, smaller = True, False
+        run.cut_short, smaller, detail = True, False, ""
         if isinstance(error, DeadlineExceeded):
-            wrong = f"the network was too slow ({error})"
+            wrong, detail = "the network was too slow", str(error)
         elif is_out_of_memory(error):
             smaller = run.partial.taken is None
             wrong = "out of memory" + (f" with a patch of {patch}" if smaller else "")
@@ -239,16 +257,18 @@ class _CaseSegmenter:
             wrong = f"{type(error).__name__}: {error}"
             traceback.print_exception(error)
             self.segmenter.failures += 1
-        self.log(f"{run.name}: {wrong}")
+        self._give_up(run, wrong, detail)
         return smaller
 
     def _slabs(self, run: _ObjectRun) -> Iterator[tuple[Box, Tensor]] | None:
         partial = run.partial if run.partial.taken is not None or run.earlier is None else run.earlier
         if partial.taken is None:
-            self.log(f"{run.name}: taking {fallback_name(run.prompts, run.previous)}")
+            self._give_up(run, f"taking {fallback_name(run.prompts, run.previous)}")
             return None
+        for what in tuple(partial.left_out):
+            self._give_up(run, what)
         if partial is run.earlier or (run.cut_short and not run.done):
-            self.log(f"{run.name}: taking what the network has said so far")
+            self._give_up(run, "taking what the network has said so far")
         return partial.slabs(self.image)
 
     def _in_time(self, compute: Callable[[], Result], end: float) -> Result:
@@ -277,6 +297,7 @@ class _CaseSegmenter:
         predictor = self.segmenter.predictor
         if predictor.failure is not None:
             self.log(f"{predictor.device}: {predictor.failure}; the CPU is used from now on")
+            self.failed_devices += (f"{predictor.device} failed",)
             predictor = self.segmenter.predictor = predictor.reload()
         if self.image is None:
             self.image = NormalizedImage.of(self.case.image)

@@ -123,7 +123,7 @@ class TestNearlyAVolume:
         exact = positions(20, 0.625, orientation)
         write_series(tmp_path, phantom(20), exact.round(1), orientation)
         notes: list[str] = []
-        image = read_volume(tmp_path, say=notes.append)
+        image = read_volume(tmp_path, log=notes.append)
         ends = [image.TransformIndexToPhysicalPoint((0, 0, index)) for index in range(20)]
         assert np.abs(ends - exact).max() < 0.06
         assert len(notes) == 1 and "mm from even places" in notes[0]
@@ -132,7 +132,7 @@ class TestNearlyAVolume:
         paths = write_series(tmp_path / "a", phantom(), positions(6))
         shutil.copy(paths[2], tmp_path / "a" / "again.dcm")
         notes: list[str] = []
-        assert_lies(read_volume(tmp_path, say=notes.append), phantom(), positions(6))
+        assert_lies(read_volume(tmp_path, log=notes.append), phantom(), positions(6))
         assert notes == [f"{tmp_path.name}: 1 of 7 slices are copies of others and left out"]
 
     def test_orientations_that_differ_in_the_last_digit_and_no_frame_of_reference(self, tmp_path: Path) -> None:

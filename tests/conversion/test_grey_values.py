@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conversion.rescaling import parse_window, rescale
 
+from conversion.rescaling import parse_window, rescale
 from conversion.volume import ConversionError, read_volume
 
 

@@ -122,7 +122,7 @@ class TestNotes:
     @staticmethod
     def notes(path: Path) -> list[str]:
         said: list[str] = []
-        read_volume(path, say=said.append)
+        read_volume(path, log=said.append)
         return said
 
     def test_nothing_is_said_of_an_ordinary_file(self, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,11 @@ from grids import place
 
 from conversion import direct
 from conversion.__main__ import main
+from conversion.source import Source
 from conversion.volume import check_same_grid, read_volume
 from inference.__main__ import main as inference
+from inference.case import ObjectPrompts
+from inference.refinement import ObjectReport
 from tests.inference.factories import write_weights
 
 
@@ -35,6 +39,7 @@ class TestOneGo:
         assert inference([str(image_file), *prompts, *options]) == 0
         assert "objects: 100%" in capsys.readouterr().err
         check_same_grid(mask, sitk.ReadImage(str(mask)), read_volume(image_file))
+        assert (tmp_path / "mask.prompts.json").is_file()
         assert sitk.GetArrayFromImage(sitk.ReadImage(str(picture))).std() > 10
 
     def test_it_is_what_the_longer_way_gives(self, image_file: Path, weights: Path, tmp_path: Path) -> None:
@@ -122,13 +127,34 @@ class TestOneGo:
             assert finished.stdout.splitlines()[-1] == "2 []"
             assert finished.stderr.startswith("error: ") and finished.stderr.count("\n") == 1
 
-    def test_objects_of_which_nothing_is_found_share_a_line(self, capsys: pytest.CaptureFixture[str]) -> None:
-        direct._summarize(np.array([[[0, 3, 3, 300]]], np.uint16), (1, 2, 3, 300))
-        assert capsys.readouterr().out.splitlines() == [
-            "object 3: 2 voxels",
-            "object 300: 1 voxels",
-            "nothing found of object(s) 1, 2",
+    def test_each_object_has_a_line_of_its_size_and_what_it_took(self) -> None:
+        """Voxels of 0.7 × 1.3 × 3.1 mm."""
+        labels = np.zeros((5, 9, 7), np.uint16)
+        labels[1:4, 2:8, 3:5] = 300
+        labels[0, 0, 0] = 7
+        objects = tuple(ObjectPrompts(label) for label in (2, 7, 300))
+        source = Source(place(), np.zeros(labels.shape, np.uint8), objects, None)
+        late = ("no time for the fine pass", "no time for the guided filter", "no time for the fine pass")
+        reports = {2: ObjectReport(0.04, "cpu"), 300: ObjectReport(12.34, "cuda", late)}
+        assert list(direct.described(labels, source, reports)) == [
+            "object 2: nothing found; 0.0 s on cpu",
+            "object 7: 0.00282 ml (1 voxels), extent 3.10 × 1.30 × 0.700 mm (1×1×1 voxels, z×y×x); unchanged",
+            "object 300: 0.102 ml (36 voxels), extent 9.30 × 7.80 × 1.40 mm (3×6×2 voxels, z×y×x); 12.3 s on cuda; "
+            "no time for the fine pass, no time for the guided filter",
         ]
+
+    def test_lines_name_objects_as_the_mask_does(
+        self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Beyond 255 they have other numbers inside."""
+        scan, truth, _ = labelled(tmp_path, place(), (17, 1035))
+        monkeypatch.setattr("inference.predictor.Predictor.expected_seconds", lambda *_: 1e9)
+        common = ["--previous", str(truth), "--weights", str(weights), "--device", "cpu", "-o"]
+        assert inference([str(scan), "--click", "1035:2,5,3", *common, str(tmp_path / "new.nrrd")]) == 0
+        said = capsys.readouterr().out
+        assert "object 1035: taking its previous mask" in said and "object 2:" not in said
+        assert re.search(r"^object 1035: .* ml .* s on cpu; no time for a patch of .*, taking its previous", said, re.M)
+        assert re.search(r"^object 17: .*; unchanged$", said, re.M)
 
     @pytest.mark.parametrize("link", [False, True])
     def test_the_image_is_not_written_over(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from grids import place, rotation
+from matplotlib.figure import Figure
 
 from conversion.preview import axis_directions, write_preview
 from conversion.source import Source
+from conversion.volume import patient_ends, read_volume
+from evaluation.orientation import axis_ends
 from inference.case import Click, ObjectPrompts
 from inference.geometry import Box
 
@@ -66,3 +70,49 @@ def test_however_a_patient_is_stored_he_looks_at_us_from_the_same_side(signs: tu
 def test_oblique_pictures_are_written(tmp_path: Path) -> None:
     write_preview(tmp_path / "a.png", source(rotation()), np.zeros((40, 40, 40), np.uint8))
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_letters_stand_at_the_edges_that_they_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sagittal slices from left to right, their rows from the head down: every plane is turned in its own way."""
+    drawn = {}
+
+    def keep(figure: Figure, path: Path, **_: object) -> None:
+        for axes in figure.axes:
+            letters = {text.get_position(): text.get_text() for text in axes.texts}
+            name = axes.get_title().splitlines()[-1].split(",")[0]
+            drawn[name] = tuple(letters[place] for place in ((0.015, 0.5), (0.985, 0.5), (0.5, 0.985), (0.5, 0.015)))
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    labels = np.zeros((40, 40, 40), np.uint8)
+    for direction in (np.eye(3), np.diag([-1.0, -1.0, -1.0]), np.array([[0.0, 0, -1], [1, 0, 0], [0, -1, 0]])):
+        drawn.clear()
+        write_preview(tmp_path / "a.png", source(direction), labels)
+        # Left, right, top, bottom.
+        assert drawn["sagittal"] == ("A", "P", "S", "I")
+        assert drawn["coronal"] in [("R", "L", "S", "I"), ("I", "S", "R", "L")]
+        assert drawn["axial"] in [("R", "L", "A", "P"), ("A", "P", "R", "L")]
+    write_preview(tmp_path / "a.png", source(np.array(sitk.Euler3DTransform((0, 0, 0), 0.4, 0, 0).GetMatrix())), labels)
+    assert drawn["sagittal"] == ("AI", "PS", "SA", "IP")
+
+
+def test_an_axis_between_two_directions_has_both_letters_the_nearer_one_first() -> None:
+    turn = np.deg2rad(30)
+    direction = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    assert axis_ends(direction) == (("I", "S"), ("AL", "PR"), ("RA", "LP"))
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.nii.gz", "a.tif", "no_forms.nii", "no_space.nrrd"])
+def test_letters_only_where_the_file_says_how_the_patient_lies(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name == "no_forms.nii":
+        nibabel.Nifti1Image(np.zeros((5, 6, 7), np.int16), None).to_filename(path)
+    elif name == "no_space.nrrd":
+        header = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 2 2\nspacings: 1 1 1\nencoding: raw\n\n"
+        path.write_bytes(header + bytes(8))
+    else:
+        sitk.WriteImage(place(), str(path))
+    ends = patient_ends(read_volume(path))
+    assert ends == (
+        None if name in ("a.tif", "no_forms.nii", "no_space.nrrd") else (("I", "S"), ("A", "P"), ("R", "L"))
+    )

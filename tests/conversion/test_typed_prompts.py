@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from grids import place, rotation
 
-from conversion.prompts import read_box, read_click, read_prompts, with_negative_values
+from conversion.prompt_syntax import read_box, read_click, read_prompts, with_negative_values
 from conversion.volume import ConversionError
 from inference.case import Click
 from inference.geometry import Box

@@ -15,7 +15,7 @@ from dicom_files import phantom, positions, write_series
 from grids import place, rotation
 
 from conversion.__main__ import main
-from conversion.volume import read_volume, write_mask
+from conversion.volume import patient_ends, read_volume, write_mask
 
 
 @pytest.mark.parametrize("kind", ["NIfTI", "DICOM"])
@@ -39,6 +39,7 @@ def test_an_image_with_a_mask(kind: str, label: int, tmp_path: Path) -> None:
     assert content["shape"] == list(labels.shape)
     assert content["spacing"] == pytest.approx(image.GetSpacing()[::-1])
     assert content["objects"][0]["clicks"] == [[1, 2, 3, True]]
+    assert content["ends"] == [list(pair) for pair in patient_ends(image)]
 
 
 def test_a_mask_of_another_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,17 +12,19 @@ from blocks import SHAPE, write_case
 from torch import nn
 
 from evaluation.cases import list_cases, read_evaluation_case, without_boxes, write_step_input
-from evaluation.contestants import Command, ContestantError, DockerImage, InProcess, unhurried
+from evaluation.contestants import Command, ContestantError, DockerImage, InProcess, RunOutcome, given_up, unhurried
 from evaluation.protocol import evaluate, evaluate_case
 from evaluation.results import CaseResult, ResultsFolder, Scores, StepResult
 from evaluation.simulated_user import click_from_error
 from evaluation.table import csv_row
 from inference.case import CaseError, read_case
 from inference.checkpoint import ModelConfig
+from inference.deadline import Deadline
 from inference.network import NetworkConfig
 from inference.predictor import Predictor
 from inference.prompts import PAPER_STYLE
-from inference.segmenter import Segmenter
+from inference.refinement import ObjectReport
+from inference.segmenter import Segmenter, segment_case
 
 
 class Recorder:
@@ -34,13 +36,13 @@ class Recorder:
         self.behaviours = list(behaviours)
         self.inputs = []
 
-    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> int:
+    def run(self, inputs: Path, outputs: Path, case_name: str, patience: float) -> RunOutcome:
         assert [path.name for path in inputs.iterdir()] == [case_name]
         with np.load(inputs / case_name, allow_pickle=True) as arrays:
             self.inputs.append(dict(arrays))
         behaviour = self.behaviours[min(len(self.inputs), len(self.behaviours)) - 1]
         behaviour(outputs / case_name)
-        return 0
+        return RunOutcome()
 
 
 def writing(segmentation, key="segs"):
@@ -165,9 +167,32 @@ def test_objects_that_the_network_failed_on_are_counted_and_said(case, capsys):
     result, _ = evaluate_case(case, unhurried(Segmenter(Predictor(Broken(), config, torch.device("cpu")))))
     assert [step.failed_objects for step in result.steps] == [2] * 6
     assert result.failed_objects == 12
-    assert result.remark == "runs 1, 2, 3, 4, 5, 6: the network failed on 2 of 2 objects"
+    assert result.remark == (
+        "runs 1, 2, 3, 4, 5, 6: the network failed on 2 of 2 objects; "
+        "run 1: ArithmeticError: no answer, taking the ellipsoid in its box; "
+        "runs 2, 3, 4, 5, 6: ArithmeticError: no answer, taking its previous mask"
+    )
     assert csv_row(result)["Failed_Objects"] == 12
     assert "ArithmeticError" in capsys.readouterr().err
+
+
+def test_what_objects_were_not_given_is_a_remark(case):
+    config = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE)
+    segmenter = Segmenter(Predictor(nn.Identity(), config, torch.device("cpu"), {(16, 16, 16): 1e6}))
+
+    def segment(shown):
+        return segment_case(shown, segmenter, Deadline(600), log=lambda line: None)
+
+    result, _ = evaluate_case(case, InProcess("slow", {}, segment, segmenter))
+    assert result.remark.startswith("run 1: no time for a patch of (16, 16, 16), no time for a patch of (8, 8, 8), ")
+    assert "taking the ellipsoid in its box" in result.remark and result.failed_objects == 0
+    assert csv_row(result)["Remark"] == result.remark
+
+
+def test_it_is_said_of_how_many_objects_something_holds():
+    late, fine = ObjectReport(1.0, "cpu", ("no time for the fine pass",) * 2), ObjectReport(1.0, "cpu")
+    assert given_up([late, fine, late]) == "no time for the fine pass (2 of 3 objects)"
+    assert given_up([late, late]) == "no time for the fine pass" and given_up([fine]) == given_up([]) == ""
 
 
 def test_the_dsc_of_each_object_is_kept(case):

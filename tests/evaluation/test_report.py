@@ -11,7 +11,7 @@ from PIL import Image
 
 from evaluation.baselines import BASELINES
 from evaluation.cases import read_evaluation_case
-from evaluation.contestants import InProcess
+from evaluation.contestants import InProcess, RunOutcome
 from evaluation.protocol import evaluate, evaluate_case
 from evaluation.report.page import best_and_worst, write_report
 from evaluation.report.paper_tables import by_boxes, by_modality
@@ -116,7 +116,7 @@ class Contestant:
     def run(self, inputs, outputs, case_name, patience):
         if self.outputs.get(case_name) is not None:
             np.savez(outputs / case_name, segs=self.outputs[case_name])
-        return 0
+        return RunOutcome()
 
 
 @pytest.fixture

@@ -86,6 +86,7 @@ def test_the_cpu_segments_this_object_and_all_that_follow(fails_at: int, batch: 
     assert line.startswith("cpu: RuntimeError: CUDA error: an illegal memory access was encountered Compile with")
     assert line.endswith("; the CPU is used from now on") and "\n" not in line
     assert tool.failures == 0
+    assert tool.reports[3].given_up == ("cpu failed",), "the device is played by the CPU"
     assert cpu.patches[:3] == [(4, 4, 4)] * 3, "measured before it is trusted"
     assert cpu.patches[3:] == [(16, 16, 16)] * (3 if batch else 7 - max(fails_at, 4))
     # The next case does not even ask the device, and need not measure again.

@@ -102,10 +102,25 @@ def test_it_is_left_out_where_there_is_no_time() -> None:
     network = Bright(seconds=0.5, fine_seconds=4.0)
     tool = segmenter(network)
     tool.predictor.seconds = {PATCH: 0.5}
+    said: list[str] = []
     began = time.monotonic()
-    labels = segment_case(comb(), tool, Deadline(3.5), log=pytest.fail)
+    labels = segment_case(comb(), tool, Deadline(3.5), log=said.append)
     assert time.monotonic() - began < 3.5
     assert network.patches == [PATCH] and labels.any()
+    assert said == ["object 1: no time for the fine pass"]
+    assert tool.reports[1].given_up == ("no time for the fine pass",)
+
+
+def test_it_is_said_that_a_smaller_patch_has_none() -> None:
+    class SmallMemory(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[2] >= PATCH[0]:
+                raise MemoryError
+            return 20 * x[:, IMAGE : IMAGE + 1]
+
+    tool = segmenter(SmallMemory())
+    assert segment_case(comb(), tool, Deadline(600), log=lambda line: None).any()
+    assert tool.reports[1].given_up == (f"out of memory with a patch of {PATCH}", "no fine pass with a smaller patch")
 
 
 def test_what_was_seen_before_it_stalled_is_kept() -> None:

@@ -170,18 +170,22 @@ class TestInTheSegmenter:
         case = Case("a.npz", image, (1, 1, 1), (ObjectPrompts(1, box),))
         predictor = Predictor(self.Off(), TINY, torch.device("cpu"), {PATCH: 0.001})
         tool = Segmenter(predictor, replace(ONE_FORWARD, guided_filter=guided_filter))
-        labels = segment_case(case, tool, Deadline(seconds), log=pytest.fail)
+        self.said: list[str] = []
+        labels = segment_case(case, tool, Deadline(seconds), log=self.said.append)
         return 2 * (truth & (labels == 1)).sum() / (truth.sum() + (labels == 1).sum())
 
     def test_the_setting_decides(self) -> None:
         assert self.segment(guided_filter=True) > self.segment(guided_filter=False) + 0.05
+        assert self.said == []
 
     def test_an_object_that_fits_is_left_alone(self) -> None:
         """Its window reaches over the edge, and is not quite large enough."""
         fits = Box((13, 17, 15), (27, 31, 29))
-        assert self.segment(guided_filter=True, box=fits) == self.segment(guided_filter=False, box=fits)
+        assert self.segment(guided_filter=False, box=fits) == self.segment(guided_filter=True, box=fits)
+        assert self.said == []
 
     def test_nothing_is_followed_without_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = self.segment(guided_filter=False)
         monkeypatch.setattr("inference.refinement.FILTER_VOXELS_PER_SECOND", 1.0)
         assert self.segment(guided_filter=True) == plain
+        assert self.said == ["object 1: no time for the guided filter"]

@@ -298,6 +298,16 @@ class TestTooLittleTime:
         np.testing.assert_array_equal(labels == 2, previous == 2)
         assert "object 1: taking the ellipsoid in its box" in said
         assert "object 2: taking its previous mask" in said
+        patches = tuple(f"no time for a patch of {patch}" for patch in tool.predictor.patches())
+        assert tool.reports[2].given_up == (*patches, "taking its previous mask")
+
+    def test_what_an_object_took_is_reported_and_where(self) -> None:
+        tool = segmenter(Delayed(lambda _: time.sleep(0.02)))
+        segment_case(boxed(BOX_1, BOX_2), tool, Deadline(PLENTY), log=pytest.fail)
+        assert [(report.device, report.given_up) for report in tool.reports.values()] == [("cpu", ())] * 2
+        assert all(report.seconds >= 0.02 for report in tool.reports.values())
+        segment_case(boxed(BOX_1), tool, Deadline(PLENTY), log=pytest.fail)
+        assert list(tool.reports) == [1], "of the last case only"
 
     def test_a_network_slow_on_purpose_ends_inside_the_budget(self) -> None:
         """A forward of the whole patch would take 6.4 s, of half of it 0.8 s: neither fits ten objects in 4 s."""

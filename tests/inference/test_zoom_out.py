@@ -117,8 +117,10 @@ def test_without_time_the_first_look_counts():
 
     network = Slowing()
     segmenter = Segmenter(Predictor(network, TINY, torch.device("cpu"), {PATCH: 0.01}))
-    labels = segment_case(bright_case(None), segmenter, Deadline(60))
+    said: list[str] = []
+    labels = segment_case(bright_case(None), segmenter, Deadline(60), log=said.append)
     assert network.windows == 1 and labels.any()
+    assert said == ["object 1: no time for zooming out further", "object 1: no time for recentering"]
 
 
 def test_a_box_is_taken_at_its_word():

@@ -29,16 +29,17 @@ CLICK_HELP = "[OBJECT:][fg:|bg:]z,y,x in voxels, or …L=a,P=a,S=a in mm"
 
 
 def read_prompts(
-    boxes: Sequence[str], clicks: Sequence[str], image: sitk.Image, known: Collection[int] = ()
+    boxes: Sequence[str], clicks: Sequence[str], image: sitk.Image, known: Collection[int] = (), first_box: int = 1
 ) -> tuple[ObjectPrompts, ...]:
     """What was typed -> what the network reads.
 
     Args:
-        boxes: one an object; the n-th is object n's.
+        boxes: one an object, those of ``first_box`` and the numbers that follow.
         clicks: in the order in which they are meant; one without ``fg`` or ``bg`` lies in the object. A click without
             an object's number is that of the only object there is, else object 1's.
         image: the image that they are about.
         known: the labels of a previous mask: objects that need no further prompt.
+        first_box: the object of the first box: without an earlier run, the n-th box is object n's.
 
     Returns:
         one an object, labels ascending: those known, of boxes, and of clicks.
@@ -47,7 +48,8 @@ def read_prompts(
         ConversionError: not a box or a click, outside the image, of no object in particular, or an object that nothing
             is said of.
     """
-    there = sorted({*known, *range(1, len(boxes) + 1)})
+    boxed = dict(enumerate(boxes, start=first_box))
+    there = sorted({*known, *boxed})
     usual = there[0] if len(there) == 1 else 1
     placed = []
     for text in clicks:
@@ -66,7 +68,7 @@ def read_prompts(
     objects = tuple(
         ObjectPrompts(
             label,
-            read_box(boxes[label - 1], image) if label <= len(boxes) else None,
+            read_box(boxed[label], image) if label in boxed else None,
             tuple(click for number, click in placed if number == label),
         )
         for label in labels
@@ -77,7 +79,7 @@ def read_prompts(
     return objects
 
 
-def read_box(text: str, image: sitk.Image, say: Callable[[str], None] = print) -> Box:
+def read_box(text: str, image: sitk.Image, log: Callable[[str], None] = print) -> Box:
     """A box in voxels of the image (see the module's page).
 
     Its corners may be given in either order. It holds every voxel that it touches; in millimetres, where the image is
@@ -106,7 +108,7 @@ def read_box(text: str, image: sitk.Image, say: Callable[[str], None] = print) -
         raise ConversionError(f"{option}: lies outside the image, which spans {span}")
     if clipped != box:
         kept = ",".join(f"{lower}:{upper}" for lower, upper in zip(clipped.lower, clipped.upper))
-        say(f"{option}: reaches outside the image, which spans {span}; {kept} (z,y,x) is taken of it")
+        log(f"{option}: reaches outside the image, which spans {span}; {kept} (z,y,x) is taken of it")
     return clipped
 
 
