@@ -1,4 +1,4 @@
-"""`python -m evaluation.view case.npz [result.npz]`: a case as one page to look at, without a server or a network.
+"""`segfm3d view case.npz [result.npz]`: a case as one page to look at, without a server or a network.
 
 The page shows three planes with sliders, and boxes, clicks and masks over them. All that it needs is inside it: the
 image's slices as PNG, or as JPEG where they would make the page too large, and the label maps without loss.
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from inference.atomic import replacing
 from inference.case import Case, CaseError, read_array, read_case
+from inference.command import Parser, run
 
 PAGE_BYTES = 29_000_000
 """A page that mails and opens; the image is stored as well as fits."""
@@ -217,9 +218,9 @@ def _labels(path: Path, key: str, case: Case, run: int | None = None) -> NDArray
     return labels.astype(np.uint8)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "segfm3d view") -> int:
     """Makes one HTML page of a case: three planes, with its boxes, clicks and masks over them."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.view", description=main.__doc__)
+    parser = Parser(prog, main.__doc__, "case.npz result.npz -o page.html")
     parser.add_argument("case", type=Path, metavar="CASE.npz", help="imgs, and of boxes, clicks, prev_pred, gts any")
     parser.add_argument(
         "result",
@@ -232,16 +233,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, help="page to write (default: the case's name with .html, here)")
     options = parser.parse_args(arguments)
     page = options.output or Path(options.case.with_suffix(".html").name)
-    try:
-        if options.case.suffix != ".npz" and options.case.exists():
-            raise CaseError(f"{options.case}: not a case; expected an .npz: for an image, python -m conversion view")
-        case = read_case(options.case)
-        size = write_view(page, case, list(_read_layers(options.case, case, options.result, options.run)))
-    except (CaseError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run(lambda: _write(page, options), CaseError)
+
+
+def _write(page: Path, options: argparse.Namespace) -> None:
+    if options.case.suffix != ".npz" and options.case.exists():
+        raise CaseError(f"{options.case}: not a case; expected an .npz, or an image and its mask")
+    case = read_case(options.case)
+    size = write_view(page, case, list(_read_layers(options.case, case, options.result, options.run)))
     print(f"{page}: {size / 1e6:.1f} MB; open it in a browser")
-    return 0
 
 
 if __name__ == "__main__":
