@@ -99,7 +99,7 @@ def segment(
         image: a file that SimpleITK reads, or a folder with a DICOM series.
         box: of an object, as it is typed (``"10:20,30:60,40:80"``) or ((z0, z1), (y0, y1), (x0, x1)), in voxels from 0,
             both ends included; or a list of boxes, one an object.
-        clicks: each as it is typed (``"bg:15,58,44"``, ``"2:15,45,60"``), or (z, y, x) in voxels for one inside object 1.
+        clicks: each as it is typed (``"bg:15,58,44"``, ``"2:15,45,60"``), or (z, y, x) in voxels: inside object 1.
         previous: label map of an earlier run that the clicks correct.
         modality: CT, MR, PET, US or Microscopy; by default what DICOM says.
         window: as ``--window``, for CT.

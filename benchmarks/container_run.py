@@ -5,13 +5,15 @@ the same machine, and prints the medians and what each stage adds. The whole run
 memory is that of the process in it.
 """
 
-import argparse
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
+
+from inference.command import Parser, run
 
 WHOLE = "sh predict.sh"
 STAGES = {
@@ -28,7 +30,7 @@ MEMORY = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.container_run", description=__doc__.split("\n")[0])
+    parser = Parser("python -m benchmarks.container_run", __doc__.split("\n")[0])
     parser.add_argument("--case", type=Path, required=True, help="an .npz as the evaluator hands it out")
     parser.add_argument("--image", default="segfm3d:latest")
     parser.add_argument("--runs", type=int, default=5)
@@ -76,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -14,7 +14,6 @@ A batch that does not fit into memory is said, and larger ones are left out. Wor
 
 from __future__ import annotations
 
-import argparse
 import gc
 import platform
 import statistics
@@ -33,7 +32,8 @@ from torch import Tensor, nn
 
 from benchmarks.rows import Unavailable, Value, measure
 from benchmarks.whole_run import ROOT, ball_case, write_repeated
-from inference import checkpoint
+from inference import checkpoint, command
+from inference.command import Parser
 from inference.cpu_forward import for_cpu
 from inference.deadline import process_age
 from inference.network import FULL, IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet, ResidualEncoderUNet
@@ -53,7 +53,7 @@ CLICKS = 2
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures; returns 0, or 1 if a row failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n")[0])
+    parser = Parser("python -m benchmarks.gpu", __doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument(
         "--data", type=Path, nargs="+", help="folders of *.npz with imgs and gts, for the training rows"
@@ -270,4 +270,4 @@ def _wait(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main, checkpoint.CheckpointError))

@@ -6,8 +6,8 @@ compared with numpy's own: of uint8, of int64 (as an argmax gives it), and witho
 
 from __future__ import annotations
 
-import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,14 +17,13 @@ import numpy as np
 
 from benchmarks.volumes import ellipsoids, grey_values, repeated, write_objects
 from inference.case import read_case, write_segmentation
+from inference.command import Parser, run
 
 OBJECTS = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.reading_and_writing", description=__doc__.split("\n")[0]
-    )
+    parser = Parser("python -m benchmarks.reading_and_writing", __doc__.split("\n")[0])
     parser.add_argument("--case", type=Path, help="a labelled case (imgs, gts); ellipsoids without it")
     parser.add_argument("--shape", type=int, nargs=3, default=(400, 512, 512), metavar=("D", "H", "W"))
     parser.add_argument("--runs", type=int, default=5)
@@ -87,4 +86,4 @@ def _seconds(action: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -8,7 +8,6 @@ it is smaller. Once with one object and once with ten, which are the case's boxe
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import statistics
 import subprocess
@@ -20,6 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from inference import checkpoint
+from inference.case import CaseError
+from inference.command import Parser, run
 from inference.nninteractive_export import WEIGHTS_LICENCE, export
 from inference.options import DEFAULT_WEIGHTS
 
@@ -39,7 +40,7 @@ predict.main()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.whole_run", description=__doc__.split("\n")[0])
+    parser = Parser("python -m benchmarks.whole_run", __doc__.split("\n")[0])
     parser.add_argument("--case", type=Path, help="an .npz with imgs, spacing and boxes (default: a ball in noise)")
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
     parser.add_argument("--device", default="cpu")
@@ -75,15 +76,15 @@ def main() -> None:
 def _in_turns(commands: dict[str, list[str]], runs: int, output: Path) -> dict[str, list[float]]:
     """Seconds of each run; each must leave a label map at ``output``."""
     seconds: dict[str, list[float]] = {command: [] for command in commands}
-    for run in range(runs + 1):
+    for number in range(runs + 1):
         for command, arguments in commands.items():
             output.unlink(missing_ok=True)
             began = time.perf_counter()
             done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
             elapsed = time.perf_counter() - began
             if done.returncode != 0 or not output.is_file():
-                sys.exit(f"{command} failed with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
-            if run > 0:  # The first one warms the file cache.
+                raise ChildProcessError(f"{command}: exit code {done.returncode}: {done.stdout}{done.stderr}")
+            if number > 0:  # The first one warms the file cache.
                 seconds[command].append(elapsed)
     return seconds
 
@@ -100,7 +101,7 @@ def _exported(weights: Path, folder: Path) -> Path:
 def _prompted(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=True) as content:  # The challenge's boxes are pickled; give files that you trust.
         if "boxes" not in content.files:
-            sys.exit(f"{path}: holds no boxes; expected a case with one box an object")
+            raise CaseError(f"{path}: holds no boxes; expected a case with one box an object")
         return {key: content[key] for key in ("imgs", "spacing", "boxes")}
 
 
@@ -130,4 +131,4 @@ def write_repeated(case: dict[str, np.ndarray], count: int, folder: Path) -> Pat
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, CaseError))

@@ -95,7 +95,8 @@ def _make(options: argparse.Namespace) -> None:
     write_case(options.output, source.volume, source.spacing, objects, truth, source.previous, ids)
     if ids != tuple(range(1, len(ids) + 1)):
         print(
-            f"{options.output}: labels {', '.join(map(str, ids))} become 1 to {len(ids)}; segfm3d case read --case restores them"
+            f"{options.output}: labels {', '.join(map(str, ids))} become 1 to {len(ids)}; "
+            "segfm3d case read --case restores them"
         )
     boxes = sum(item.box is not None for item in objects)
     clicks = sum(len(item.clicks) for item in objects)

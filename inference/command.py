@@ -153,7 +153,7 @@ def _described(error: Exception) -> str:
 
 
 def _unread() -> bool:
-    """Whether nobody reads the output. What is left of it then goes nowhere, or the interpreter's end would complain."""
+    """Whether nobody reads the output. What is left of it then goes nowhere: the interpreter's end would complain."""
     unread = False
     for stream in filter(None, (sys.stdout, sys.stderr)):  # They are None where they were closed from the start.
         try:
