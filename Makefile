@@ -13,11 +13,12 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/.development: requirements-dev.txt constraints.txt
+$(VENV)/.development: requirements-dev.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "$$($(PYTHON) --version) is not supported; give Python 3.11 to 3.13, for example: make demo PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --requirement requirements-dev.txt
+	$(PIP) install --quiet --no-deps --editable .
 	@touch $@
 
 $(VENV)/.peers: requirements-peers.txt $(VENV)/.development
@@ -48,11 +49,11 @@ RESULTS ?= runs/evaluation
 
 evaluate: $(VENV)/.development  ## evaluate as the organizers do: CASES=folder [IMAGE=name] [RESULTS=folder]
 	@test -n "$(CASES)" || { echo "evaluate: expected CASES=folder of *.npz that hold gts" >&2; exit 2; }
-	$(VENV)/bin/python -m evaluation run --cases $(CASES) --results $(RESULTS) --baseline ellipsoid
-	$(VENV)/bin/python -m evaluation run --cases $(CASES) --results $(RESULTS) --baseline random-walker
-	$(VENV)/bin/python -m evaluation run --cases $(CASES) --results $(RESULTS) \
+	$(VENV)/bin/segfm3d evaluate --cases $(CASES) --results $(RESULTS) --baseline ellipsoid
+	$(VENV)/bin/segfm3d evaluate --cases $(CASES) --results $(RESULTS) --baseline random-walker
+	$(VENV)/bin/segfm3d evaluate --cases $(CASES) --results $(RESULTS) \
 	  $(if $(filter command line environment,$(origin IMAGE)),--image $(IMAGE),--weights weights/default.pt)
-	$(VENV)/bin/python -m evaluation report --cases $(CASES) --results $(RESULTS)
+	$(VENV)/bin/segfm3d report --cases $(CASES) --results $(RESULTS)
 
 # The image's name, without a tag; the layered build that it is squashed from is $(IMAGE):layers.
 IMAGE ?= segfm3d

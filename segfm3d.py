@@ -10,6 +10,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -123,10 +124,14 @@ def segment(
     target = None if output is None else Path(output)
     if target is not None:
         check_mask_name(target, Path(image))
+    try:
+        kind = None if modality is None else modality_name(modality)
+    except argparse.ArgumentTypeError as error:
+        raise ConversionError(str(error)) from None
     options = argparse.Namespace(
         image=Path(image),
         series=series,
-        modality=None if modality is None else modality_name(modality),
+        modality=kind,
         window=window,
         box=_boxes(box),
         click=[click if isinstance(click, str) else ",".join(map(str, click)) for click in clicks],
@@ -151,8 +156,8 @@ def _boxes(box: str | Sequence) -> list[str]:
     """One box or several, typed or as numbers -> as they are typed."""
     if isinstance(box, str):
         return [box]
-    if len(box) and not isinstance(box[0], str) and not isinstance(box[0][0], Sequence | str):
-        box = [box]
+    several = any(isinstance(each, str) or not isinstance(each[0], Real) for each in box)
+    box = box if several or not len(box) else [box]
     return [each if isinstance(each, str) else ",".join(f"{low}:{high}" for low, high in each) for each in box]
 
 

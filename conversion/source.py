@@ -138,6 +138,8 @@ def read_source(options: argparse.Namespace) -> Source:
         volume, note = rescale(raw, kind, options.window)
     except ConversionError as error:
         raise ConversionError(f"{options.image}: {error}") from error
+    if not volume.flags.writeable:  # A view of the image, which PyTorch warns of.
+        volume = volume.copy()
     print(f"{options.image.name}: {note}")
     if kind is None and options.window is None and raw.min() < -500:
         print(f"{options.image.name}: values down to {raw.min():g} look like CT; if it is one, say --modality CT")

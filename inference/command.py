@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -156,10 +157,13 @@ def _unread() -> bool:
     """Whether nobody reads the output. What is left of it then goes nowhere: the interpreter's end would complain."""
     unread = False
     for stream in filter(None, (sys.stdout, sys.stderr)):  # They are None where they were closed from the start.
+        with suppress(OSError, ValueError):  # Not every stream is a file of the operating system's.
+            ended = select.poll()
+            ended.register(stream.fileno(), 0)
+            unread |= bool(ended.poll(0))
         try:
-            stream.flush()  # What could not be written is still there.
-        except OSError as error:
-            unread |= isinstance(error, BrokenPipeError)
+            stream.flush()
+        except OSError:
             with suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return unread
