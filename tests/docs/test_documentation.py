@@ -25,7 +25,7 @@ ROOMS = {"inference", "evaluation", "training", "conversion", "benchmarks", "seg
 
 FENCE = re.compile(r"^ *```[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:\bpython3? -m |(?<![\w/.\-])(?=segfm3d ))(?P<module>[\w.]+)(?P<rest>[^|;&\n]*)")
-MAKE = re.compile(r"(?:^|[\s`(])make (?P<target>[a-z][a-z-]*)", re.MULTILINE)
+MAKE = re.compile(r"(?:^|[\s`(])(?<!case )make (?P<target>[a-z][a-z-]*)", re.MULTILINE)
 
 
 def name_of(page: Path) -> str:
