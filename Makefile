@@ -13,11 +13,12 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/.development: requirements-dev.txt constraints.txt
+$(VENV)/.development: requirements-dev.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "$$($(PYTHON) --version) is not supported; give Python 3.11 to 3.13, for example: make demo PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --requirement requirements-dev.txt
+	$(PIP) install --quiet --no-deps --editable .
 	@touch $@
 
 $(VENV)/.peers: requirements-peers.txt $(VENV)/.development
@@ -50,11 +51,11 @@ evaluate: $(VENV)/.development  ## evaluate as the organizers do: CASES=folder [
 	@test -n "$(CASES)" || { echo "evaluate: expected CASES=folder of *.npz that hold gts" >&2; exit 2; }
 # Exit code 1 says that something failed, such as a case that cannot be read: the report is written all the same.
 	@failed=0; run() { \
-	  $(VENV)/bin/python -m evaluation run --cases $(CASES) --results $(RESULTS) "$$@" || { failed=$$?; [ $$failed = 1 ]; }; \
+	  $(VENV)/bin/segfm3d evaluate --cases $(CASES) --results $(RESULTS) "$$@" || { failed=$$?; [ $$failed = 1 ]; }; \
 	}; \
 	run --baseline ellipsoid; run --baseline random-walker; \
 	run $(if $(filter command line environment,$(origin IMAGE)),--image $(IMAGE),--weights weights/default.pt); \
-	$(VENV)/bin/python -m evaluation report --cases $(CASES) --results $(RESULTS); exit $$failed
+	$(VENV)/bin/segfm3d report --cases $(CASES) --results $(RESULTS); exit $$failed
 
 # The image's name, without a tag; the layered build that it is squashed from is $(IMAGE):layers.
 IMAGE ?= segfm3d

@@ -53,20 +53,24 @@ class Authors:
         """Copies their code into a new folder and writes ``state`` as the checkpoint that it loads.
 
         Raises:
-            SystemExit: the checkout or what it imports is missing.
+            FileNotFoundError: the checkout or what it imports is missing.
         """
         context = options.authors / CONTEXT
         script = context / "predict.py"
         python = options.authors_python.absolute()
         if not script.is_file():
-            raise SystemExit(f"{script}: missing; git clone https://github.com/tidiane-camaret/segfm3d_nora_team")
+            raise FileNotFoundError(
+                f"{script}: missing; git clone https://github.com/tidiane-camaret/segfm3d_nora_team"
+            )
         found = subprocess.run([python, "-c", "import torch, monai, nnunetv2"], capture_output=True, check=False)
         if found.returncode:
-            raise SystemExit(f"{python}: {python.with_name('pip')} install -c constraints.txt torch monai nnunetv2")
+            raise FileNotFoundError(
+                f"{python}: {python.with_name('pip')} install -c constraints.txt torch monai nnunetv2"
+            )
         shutil.copytree(context, folder)
         name = re.search(r'checkpoint_path="([^"]+)"', script.read_text())
         if name is None:
-            raise SystemExit(f"{script}: names no checkpoint; expected the code of 30 May 2025")
+            raise FileNotFoundError(f"{script}: names no checkpoint; expected the code of 30 May 2025")
         checkpoint = folder / name[1]
         checkpoint.parent.mkdir(exist_ok=True)
         export(folder / "exported", config, state)

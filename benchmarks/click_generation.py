@@ -5,7 +5,6 @@ JunMa11/CVPR-MedSegFMCompetition) with `--script`. Its click code is taken from 
 ours on the same masks; the voxels must be the same.
 """
 
-import argparse
 import sys
 import textwrap
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from benchmarks.timing import in_turns, timed
 from evaluation.simulated_user import Voxel, click_from_error
+from inference.command import Parser, run
 
 SHAPE = (200, 512, 512)
 REPETITIONS = 3
@@ -27,7 +27,7 @@ Click = tuple[Voxel, bool] | None
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.click_generation", description=__doc__.split("\n")[0])
+    parser = Parser("python -m benchmarks.click_generation", __doc__.split("\n")[0])
     parser.add_argument("--script", type=Path, required=True, help="the organizers' CVPR25_iter_eval.py")
     theirs = organizers_click(parser.parse_args().script)
     print(f"{'error':<34}{'voxels':>12}{'theirs, s':>12}{'ours, s':>10}{'faster':>9}  voxel")
@@ -82,11 +82,11 @@ def organizers_click(script: Path) -> Callable[[NDArray[np.bool_], NDArray[np.bo
 
 def _between(text: str, start: str, end: str) -> str:
     if start not in text or end not in text:
-        raise SystemExit(
-            f"error: the script has no part from {start.strip()!r} to {end.strip()!r}; expected CVPR25_iter_eval.py"
+        raise ValueError(
+            f"the script has no part from {start.strip()!r} to {end.strip()!r}; expected CVPR25_iter_eval.py"
         )
     return text[text.index(start) : text.index(end)]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main, ValueError))

@@ -5,14 +5,15 @@ the same machine, and prints the medians and what each stage adds. The whole run
 memory is that of the process in it.
 """
 
-import argparse
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
 from benchmarks.timing import seconds_in_turns
+from inference.command import Parser, run
 
 WHOLE = "sh predict.sh"
 STAGES = {
@@ -29,7 +30,7 @@ MEMORY = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.container_run", description=__doc__.split("\n")[0])
+    parser = Parser("python -m benchmarks.container_run", __doc__.split("\n")[0])
     parser.add_argument("--case", type=Path, required=True, help="an .npz as the evaluator hands it out")
     parser.add_argument("--image", default="segfm3d:latest")
     parser.add_argument("--runs", type=int, default=5)
@@ -72,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

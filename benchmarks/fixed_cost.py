@@ -8,7 +8,6 @@ configuration with the same random weights; the embedded default is beside them.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -20,7 +19,8 @@ import torch
 from benchmarks import authors
 from benchmarks.process import REPOSITORY, WITHOUT_FORWARD, Cost, median_costs, run
 from benchmarks.volumes import ellipsoids, grey_values, write_objects
-from inference import checkpoint
+from inference import checkpoint, command
+from inference.command import Parser
 from inference.network import FULL, ResidualEncoderUNet
 from inference.prompts import NNINTERACTIVE_STYLE
 
@@ -29,7 +29,7 @@ CONFIG = checkpoint.ModelConfig(FULL, (192, 192, 192), NNINTERACTIVE_STYLE)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fixed_cost", description=__doc__.split("\n")[0])
+    parser = Parser("python -m benchmarks.fixed_cost", __doc__.split("\n")[0])
     authors.add_options(parser)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cores", type=int, default=2, help="processor cores that all runs may use")
@@ -75,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

@@ -10,10 +10,10 @@ log-odds are from the plain module's: the largest difference over the largest lo
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import multiprocessing
 import statistics
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import in_turns, timed
+from inference.command import Parser, run
 from inference.cpu_forward import for_cpu
 from inference.model import load_model
 from inference.network import FULL, LogOddsUNet, ResidualEncoderUNet
@@ -34,7 +35,7 @@ Forward = tuple[float, float, np.ndarray]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.forward", description=__doc__.split("\n")[0])
+    parser = Parser("python -m benchmarks.forward", __doc__.split("\n")[0])
     parser.add_argument("--patch", type=int, default=192, help="voxels along each axis for the full configuration")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -123,4 +124,4 @@ class _Package(nn.Module):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -14,7 +14,6 @@ A batch that does not fit into memory is said, and larger ones are left out. Wor
 
 from __future__ import annotations
 
-import argparse
 import gc
 import platform
 import statistics
@@ -35,6 +34,8 @@ from benchmarks.process import REPOSITORY
 from benchmarks.rows import Unavailable, Value, measure
 from benchmarks.timing import timed, wait_for
 from benchmarks.whole_run import ball_case, write_repeated
+from inference import checkpoint, command
+from inference.command import Parser
 from inference.cpu_forward import for_cpu
 from inference.deadline import process_age
 from inference.model import load_model
@@ -56,7 +57,7 @@ CLICKS = 2
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures; returns 0, or 1 if a row failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n")[0])
+    parser = Parser("python -m benchmarks.gpu", __doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument(
         "--data", type=Path, nargs="+", help="folders of *.npz with imgs and gts, for the training rows"
@@ -264,4 +265,4 @@ def _step(state: State, step: Step, config: TrainingConfig, run: Run) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main, checkpoint.CheckpointError))

@@ -9,7 +9,6 @@ resolution alone can cost.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import sys
 import time
@@ -30,6 +29,7 @@ from inference import window
 from inference.atomic import replacing
 from inference.case import CaseError, ObjectPrompts
 from inference.checkpoint import CheckpointError
+from inference.command import Parser, run
 from inference.fusion import Fusion
 from inference.geometry import Box, Voxel
 from inference.refinement import ONE_FORWARD, RefinementConfig
@@ -210,20 +210,14 @@ def _means(cases: list[dict[str, str]], columns: tuple[str, ...]) -> list[float]
 
 def main() -> int:
     """Runs what is missing and prints the tables."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.inference_ablation", description=__doc__.splitlines()[0]
-    )
+    parser = Parser("python -m benchmarks.inference_ablation", __doc__.splitlines()[0])
     parser.add_argument("--cases", type=Path, required=True, help="folder of *.npz with imgs, gts, boxes")
     parser.add_argument("--weights", type=Path, default=Path("weights/default.pt"))
     parser.add_argument("--out", type=Path, default=Path("runs/inference_ablation"))
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     options = parser.parse_args()
-    try:
-        cases = [read_evaluation_case(path) for path in list_cases(options.cases)]
-        segmenter = load_segmenter(options.weights, "cpu")
-    except (CaseError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    cases = [read_evaluation_case(path) for path in list_cases(options.cases)]
+    segmenter = load_segmenter(options.weights, "cpu")
     cases = [case for case in cases if case.has_boxes]
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.rows:
@@ -244,4 +238,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main, CaseError, CheckpointError))

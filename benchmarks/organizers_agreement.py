@@ -6,7 +6,6 @@ output and every figure of its table except the running times. So it tests the e
 contestant that varies.
 """
 
-import argparse
 import csv
 import re
 import sys
@@ -19,6 +18,8 @@ from evaluation.contestants import InProcess
 from evaluation.protocol import evaluate_case
 from evaluation.results import CaseResult
 from evaluation.table import ORGANIZERS_COLUMNS, csv_row
+from inference.case import CaseError
+from inference.command import Parser, run
 from inference.geometry import Voxel
 
 TOLERANCE = 1e-6
@@ -27,16 +28,14 @@ COMPARED = [column for column in ORGANIZERS_COLUMNS if column != "CaseName" and 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.organizers_agreement", description=__doc__.split("\n")[0]
-    )
+    parser = Parser("python -m benchmarks.organizers_agreement", __doc__.split("\n")[0])
     parser.add_argument("--cases", type=Path, required=True, help="the folder of cases that their script was given")
     parser.add_argument("--theirs", type=Path, required=True, help="what it wrote for the team: a table and .npz files")
     parser.add_argument("--log", type=Path, required=True, help="what it printed with --verbose")
     options = parser.parse_args()
     tables = list(options.theirs.glob("*_metrics.csv"))
     if len(tables) != 1:
-        raise SystemExit(f"error: {options.theirs}: {len(tables)} files *_metrics.csv; expected 1")
+        raise FileNotFoundError(f"{options.theirs}: {len(tables)} files *_metrics.csv; expected 1")
     clicks = read_clicks(options.log)
     agree = True
     print(f"{'case':<40}{'runs':>6}{'clicks':>8}{'same voxel':>12}{'largest difference of a figure':>34}")
@@ -82,4 +81,4 @@ def read_clicks(log: Path) -> dict[str, list[Voxel | None]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main, CaseError))

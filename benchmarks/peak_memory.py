@@ -9,7 +9,6 @@ measured alone.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,7 +19,9 @@ import numpy as np
 from benchmarks import authors
 from benchmarks.process import REPOSITORY, WITHOUT_FORWARD, Cost, ProcessError, median_costs, run
 from benchmarks.volumes import ellipsoids, grey_values, write_objects
+from inference import command
 from inference.checkpoint import ModelConfig
+from inference.command import Parser
 from inference.memory import available_memory
 from inference.network import FULL, ResidualEncoderUNet
 from inference.prompts import NNINTERACTIVE_STYLE
@@ -29,7 +30,7 @@ SMALL = (32, 32, 32)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peak_memory", description=__doc__.split("\n")[0])
+    parser = Parser("python -m benchmarks.peak_memory", __doc__.split("\n")[0])
     authors.add_options(parser, required=False)
     parser.add_argument("--shape", type=int, nargs=3, default=(200, 512, 512), metavar=("D", "H", "W"))
     parser.add_argument("--objects", type=int, nargs="+", default=[2, 20, 60])
@@ -96,4 +97,4 @@ def _above_idle(runs: int, command: Callable[[Path], Cost], small: Path, large: 
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

@@ -6,8 +6,8 @@ compared with numpy's own: of uint8, of int64 (as an argmax gives it), and witho
 
 from __future__ import annotations
 
-import argparse
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -18,14 +18,13 @@ import numpy as np
 from benchmarks.timing import in_turns, seconds_in_turns, timed
 from benchmarks.volumes import ellipsoids, grey_values, repeated, write_objects
 from inference.case import read_case, write_segmentation
+from inference.command import Parser, run
 
 OBJECTS = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.reading_and_writing", description=__doc__.split("\n")[0]
-    )
+    parser = Parser("python -m benchmarks.reading_and_writing", __doc__.split("\n")[0])
     parser.add_argument("--case", type=Path, help="a labelled case (imgs, gts); ellipsoids without it")
     parser.add_argument("--shape", type=int, nargs=3, default=(400, 512, 512), metavar=("D", "H", "W"))
     parser.add_argument("--runs", type=int, default=5)
@@ -77,4 +76,4 @@ def _load(path: Path, key: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

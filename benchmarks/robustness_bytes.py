@@ -8,7 +8,6 @@ its own rules, does what reading does not need (audit events), or if memory pass
 
 from __future__ import annotations
 
-import argparse
 import codecs
 import contextlib
 import io
@@ -29,6 +28,7 @@ with atheris.instrument_imports(include=["inference.case", "pickletools", "numpy
 
 import numpy as np
 
+from inference.command import Parser, run
 from inference.geometry import Box
 from tests.inference.factories import array_bytes, array_header, box_entry, click_entries, volume
 
@@ -165,7 +165,7 @@ def write_seeds(folder: Path) -> None:
 
 def main() -> None:
     """Runs the campaign; ends the process with another exit code than 0 at a finding."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.robustness_bytes", description=__doc__.splitlines()[0])
+    parser = Parser("python -m benchmarks.robustness_bytes", __doc__.splitlines()[0])
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -188,4 +188,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

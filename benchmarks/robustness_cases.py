@@ -6,7 +6,6 @@ if anything does; ``tests/robustness`` tries a few of the same.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from tqdm import tqdm
 
+from inference.command import Parser, run
 from tests.robustness.generated import REAL, Generated, Runs, cases, image_of
 
 LARGE = [(300, 300, 300), (1, 300, 300), (300, 300, 2), (299, 1, 300), (211, 97, 300)]
@@ -23,7 +23,7 @@ LARGE = [(300, 300, 300), (1, 300, 300), (300, 300, 2), (299, 1, 300), (211, 97,
 
 def main() -> int:
     """Runs the campaign; 1 if a case did harm."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.robustness_cases", description=__doc__.splitlines()[0])
+    parser = Parser("python -m benchmarks.robustness_cases", __doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--voxels", type=int, default=2**12, help="of a case at most; its axes are up to 300 long")
     parser.add_argument("--seed", type=int, default=0)
@@ -62,4 +62,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

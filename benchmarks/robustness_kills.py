@@ -6,7 +6,6 @@ one; nothing else may look like an output, and the next run must tidy up.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from inference import __main__ as command
 from inference.atomic import SUFFIX
+from inference.command import Parser, run
 from inference.geometry import Box
 from tests.inference.factories import read_output, volume, write_case, write_weights
 
@@ -89,7 +89,7 @@ class Victim:
 
 def main() -> int:
     """Runs the campaign; ends with an AssertionError at the first output that is neither."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.robustness_kills", description=__doc__.splitlines()[0])
+    parser = Parser("python -m benchmarks.robustness_kills", __doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -123,4 +123,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

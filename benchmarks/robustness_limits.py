@@ -8,7 +8,6 @@ kernel's out-of-memory killer was met, or if it was late.
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from inference.command import Parser, run
 from inference.geometry import Box
 from tests.inference.factories import read_output, volume, write_case
 
@@ -184,7 +184,7 @@ SCENARIOS = {"large": large, "objects": objects, "cases": cases, "clock": clock}
 
 def main() -> int:
     """Runs the scenarios that are named."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.robustness_limits", description=__doc__.splitlines()[0])
+    parser = Parser("python -m benchmarks.robustness_limits", __doc__.splitlines()[0])
     parser.add_argument("scenarios", nargs="+", choices=SCENARIOS)
     parser.add_argument("--image", default="segfm3d", help="its name, without a tag")
     parser.add_argument("--memory", default="6G")
@@ -203,4 +203,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -24,8 +24,9 @@ from evaluation.simulated_user import box_from_mask
 from inference import checkpoint
 from inference.atomic import replacing
 from inference.case import CaseError
+from inference.command import Parser, run
 from inference.model import load_model
-from inference.npz import NpzError, read_array
+from inference.npz import read_array
 from training.config import DEFAULT, TrainingConfig
 from training.dataset import SMALLEST_OBJECT, by_source, load_volumes, source_of
 from training.lock import FolderInUseError
@@ -171,8 +172,8 @@ def _cells(figures: GroupFigures) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the variants; errors of use end it with one line and exit code 1."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_ablation", description=__doc__.split("\n")[0])
+    """Runs the variants."""
+    parser = Parser("python -m benchmarks.training_ablation", __doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of *.npz with imgs and gts")
     parser.add_argument("--shapes", type=Path, required=True, help="folder of *.npz with gts only")
     parser.add_argument("--init", type=Path, default=Path("weights/default.pt"), help="(default: %(default)s)")
@@ -185,21 +186,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     cases = options.out / "held_out"
-    try:
-        held_out_cases(options.data, cases)
-        if INIT in options.only:
-            evaluate(INIT, options.init, options.out, cases)
+    held_out_cases(options.data, cases)
+    if INIT in options.only:
+        evaluate(INIT, options.init, options.out, cases)
+        _write_table(options.out)
+    for seed in SEEDS:  # All with one seed first: a table that is cut short compares like with like.
+        for name in (name for name in options.only if name != INIT):
+            run_variant(name, seed, options, cases)
             _write_table(options.out)
-        for seed in SEEDS:  # All with one seed first: a table that is cut short compares like with like.
-            for name in (name for name in options.only if name != INIT):
-                run_variant(name, seed, options, cases)
-                _write_table(options.out)
-    except (OSError, NpzError, checkpoint.CheckpointError, FolderInUseError, ResumeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     print(table(options.out))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main, CaseError, checkpoint.CheckpointError, FolderInUseError, ResumeError))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from unittest import mock
 import torch
 
 from benchmarks.timing import timed, wait_for
+from inference.command import Parser, run
 from training import interaction
 from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, load_volumes
@@ -34,9 +36,7 @@ T = TypeVar("T")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.training_throughput", description=__doc__.split("\n")[0]
-    )
+    parser = Parser("python -m benchmarks.training_throughput", __doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of *.npz with imgs and gts")
     parser.add_argument("--config", choices=sorted(CONFIGS), default="default")
     parser.add_argument("--steps", type=int, default=10)
@@ -121,4 +121,4 @@ def _step_seconds(drawn: list[Step], step, device: torch.device) -> tuple[float,
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -8,7 +8,6 @@ it is smaller. Once with one object and once with ten, which are the case's boxe
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import statistics
 import sys
@@ -20,6 +19,9 @@ import numpy as np
 
 from benchmarks.process import ProcessError, run
 from benchmarks.timing import in_turns
+from inference.case import CaseError
+from inference.command import Parser
+from inference.command import run as run_command
 from inference.geometry import Box
 from inference.model import load_model
 from inference.nninteractive import WEIGHTS_LICENCE, export
@@ -40,7 +42,7 @@ predict.main()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.whole_run", description=__doc__.split("\n")[0])
+    parser = Parser("python -m benchmarks.whole_run", __doc__.split("\n")[0])
     parser.add_argument("--case", type=Path, help="an .npz with imgs, spacing and boxes (default: a ball in noise)")
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
     parser.add_argument("--device", default="cpu")
@@ -96,7 +98,7 @@ def _exported(weights: Path, folder: Path) -> Path:
 def _prompted(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=True) as content:  # The challenge's boxes are pickled; give files that you trust.
         if "boxes" not in content.files:
-            sys.exit(f"{path}: holds no boxes; expected a case with one box an object")
+            raise CaseError(f"{path}: holds no boxes; expected a case with one box an object")
         return {key: content[key] for key in ("imgs", "spacing", "boxes")}
 
 
@@ -124,4 +126,4 @@ def write_repeated(case: dict[str, np.ndarray], count: int, folder: Path) -> Pat
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, CaseError))

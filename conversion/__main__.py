@@ -1,4 +1,4 @@
-"""The command line: ``python -m conversion to-case``, then ``python -m conversion from-case``."""
+"""What ``segfm3d case`` and ``segfm3d view IMAGE`` do: an image to a case, its result to a mask, and a page."""
 
 from __future__ import annotations
 
@@ -16,60 +16,70 @@ from conversion.source import Source, add_options, read_source
 from conversion.volume import ConversionError, check_mask_name, patient_ends, read_volume, write_mask
 from evaluation.modality import MODALITIES
 from inference.case import Case, CaseError, ObjectPrompts
+from inference.command import Parser, choose, run
 from inference.geometry import Box
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; errors of use end it with one line and exit code 2."""
-    options = _parser().parse_args(with_negative_values(sys.argv[1:] if arguments is None else arguments))
-    try:
-        options.action(options)
-    except (ConversionError, CaseError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def main(arguments: list[str] | None = None, prog: str = "segfm3d case") -> int:
+    """Makes a case, or reads its result; an image or an option that cannot be used ends it with exit code 2."""
+    commands = {
+        "make": ("make a case file of an image, and of boxes, clicks and masks", make),
+        "read": ("write a result as a label map that lies where the image lies", read),
+    }
+    description = "NIfTI, NRRD, MHA and DICOM to the challenge's case files, and back."
+    return choose(prog, description, commands, sys.argv[1:] if arguments is None else arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m conversion", description="NIfTI, NRRD, MHA and DICOM to the challenge's case files, and back."
+def make(arguments: list[str], prog: str) -> int:
+    """Makes a case file of an image, and of boxes, clicks and masks."""
+    parser = Parser(
+        prog, make.__doc__, "scan.nii.gz --mask truth.nii.gz --modality CT -o cases/CT_scan.npz", "scan.nii.gz --box …"
     )
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-
-    to_case = actions.add_parser("to-case", help="make a case file of an image, and of boxes, clicks and masks")
-    add_options(to_case)
-    to_case.add_argument("-o", "--output", type=Path, required=True, metavar="CASE.npz", help="case file to write")
-    to_case.add_argument(
+    add_options(parser)
+    result = parser.add_argument_group("case")
+    result.add_argument("-o", "--output", type=Path, required=True, metavar="CASE.npz", help="case file to write")
+    result.add_argument(
         "--mask",
         type=Path,
         help="the true label map, to train on or to evaluate with: stored as gts, labels renumbered 1…K; without "
         "--box and --click, boxes are made of it as the challenge makes them",
     )
-    to_case.set_defaults(action=_to_case)
+    options = parser.parse_args(with_negative_values(arguments))
+    return run(lambda: _make(options), ConversionError, CaseError)
 
-    from_case = actions.add_parser("from-case", help="write a result as a label map that lies where the image lies")
-    from_case.add_argument("result", type=Path, metavar="RESULT.npz", help="what inference wrote (segs)")
-    from_case.add_argument("--like", type=Path, required=True, metavar="IMAGE", help="the image that the case is of")
-    from_case.add_argument("--series", type=int, metavar="N", help="which DICOM series, as in to-case")
-    from_case.add_argument(
-        "--case", type=Path, metavar="CASE.npz", help="the case that to-case made: its labels become those of its masks"
+
+def read(arguments: list[str], prog: str) -> int:
+    """Writes a result as a label map that lies where the image lies."""
+    parser = Parser(prog, read.__doc__, "results/CT_scan.npz --like scan.nii.gz -o mask.nii.gz")
+    parser.add_argument("result", type=Path, metavar="RESULT.npz", help="what segfm3d predict wrote (segs)")
+    parser.add_argument("--like", type=Path, required=True, metavar="IMAGE", help="the image that the case is of")
+    parser.add_argument("--series", type=int, metavar="N", help="which DICOM series, as when the case was made")
+    parser.add_argument(
+        "--case", type=Path, metavar="CASE.npz", help="the case that was made: its labels become those of its masks"
     )
-    from_case.add_argument(
+    parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="MASK", help="label map to write: .nii.gz, .nrrd or .mha"
     )
-    from_case.set_defaults(action=_from_case)
-
-    view = actions.add_parser("view", help="make one HTML page of an image, with a mask and with prompts over it")
-    add_options(view)
-    view.add_argument("mask", type=Path, nargs="?", metavar="MASK", help="label map to show")
-    view.add_argument("-o", "--output", type=Path, metavar="PAGE.html", help="page (default: the image's name, here)")
-    view.set_defaults(action=_view)
-    return parser
+    options = parser.parse_args(arguments)
+    return run(lambda: _read(options), ConversionError, CaseError)
 
 
-def _to_case(options: argparse.Namespace) -> None:
-    if options.output.suffix != ".npz" or not options.output.parent.is_dir():
-        raise ConversionError(f"{options.output}: expected a name that ends in .npz, in a folder that exists")
+def view(arguments: list[str], prog: str) -> int:
+    """Makes one HTML page of an image, with a mask and with prompts over it.
+
+    A case is shown with its masks: CASE.npz in place of IMAGE, and --help for what else it takes.
+    """
+    parser = Parser(prog, view.__doc__, "scan.nii.gz mask.nii.gz", "case.npz result.npz", "case.npz --help")
+    add_options(parser)
+    parser.add_argument("mask", type=Path, nargs="?", metavar="MASK", help="label map to show")
+    parser.add_argument("-o", "--output", type=Path, metavar="PAGE.html", help="page (default: the image's name, here)")
+    options = parser.parse_args(with_negative_values(arguments))
+    return run(lambda: _view(options), ConversionError, CaseError)
+
+
+def _make(options: argparse.Namespace) -> None:
+    if options.output.suffix != ".npz":
+        raise ConversionError(f"{options.output}: expected a name that ends in .npz")
     source = read_source(options)
     named = options.output.name.split("_")[0]
     if source.modality in MODALITIES and named in MODALITIES and named != source.modality:
@@ -85,7 +95,10 @@ def _to_case(options: argparse.Namespace) -> None:
         raise ConversionError(f"{options.image}: nothing says what to segment; expected --box, --click or --mask")
     write_case(options.output, source.volume, source.spacing, objects, truth, source.previous, ids)
     if ids != tuple(range(1, len(ids) + 1)):
-        print(f"{options.output}: labels {', '.join(map(str, ids))} become 1 to {len(ids)}; from-case --case restores")
+        print(
+            f"{options.output}: labels {', '.join(map(str, ids))} become 1 to {len(ids)}; "
+            "segfm3d case read --case restores them"
+        )
     boxes = sum(item.box is not None for item in objects)
     clicks = sum(len(item.clicks) for item in objects)
     shape = "×".join(map(str, source.volume.shape))
@@ -111,7 +124,7 @@ def _with_truth(path: Path, source: Source) -> tuple[NDArray[np.uint8], tuple[Ob
     return truth, tuple(ObjectPrompts(label, box) for label, box in enumerate(boxes, start=1)), ids
 
 
-def _from_case(options: argparse.Namespace) -> None:
+def _read(options: argparse.Namespace) -> None:
     check_mask_name(options.output, options.like)
     labels = read_result(options.result)
     image = read_volume(options.like, options.series)

@@ -92,9 +92,11 @@ def read_ids(path: Path) -> list[int]:
                 return []
         ids = read_array(path, "label_ids")
     except (NpzError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ConversionError(f"{path}: not a readable case ({error}); expected what to-case wrote") from error
+        raise ConversionError(
+            f"{path}: not a readable case ({error}); expected what segfm3d case make wrote"
+        ) from error
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or not 1 <= len(ids) <= 255 or ids.min() < 1:
-        raise ConversionError(f"{path}: label_ids holds no labels; expected what to-case wrote")
+        raise ConversionError(f"{path}: label_ids holds no labels; expected what segfm3d case make wrote")
     return ids.tolist()
 
 

@@ -1,10 +1,9 @@
-"""``python -m inference IMAGE``: from an image of any format to a mask beside it, in one go."""
+"""``segfm3d segment IMAGE``: from an image of any format to a mask beside it, in one go."""
 
 from __future__ import annotations
 
 import argparse
 import re
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from conversion.prompt_syntax import with_negative_values
 from conversion.source import Source, add_options, read_source
 from conversion.volume import ConversionError, check_mask_can_be_written, check_mask_name, write_mask
 from inference.case import MAX_OBJECTS, Case
+from inference.command import Parser, run
 from inference.deadline import Deadline
 from inference.options import add_network_options
 
@@ -32,11 +32,17 @@ NO_HURRY = 24 * 3600.0
 """Seconds. The challenge's limit is not a person's."""
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], prog: str = "segfm3d segment") -> int:
     """Segments the objects of one image, and writes a label map with the image's geometry."""
-    parser = argparse.ArgumentParser(prog="python -m inference", description=main.__doc__)
+    parser = Parser(
+        prog,
+        main.__doc__,
+        "scan.nii.gz --box 10:20,30:60,40:80 -o mask.nii.gz --preview mask.png",
+        "scan.nii.gz --box 10:20,30:60,40:80 --previous mask.nii.gz --click bg:15,58,44 -o better.nii.gz",
+    )
     add_options(parser)
-    parser.add_argument(
+    earlier = parser.add_argument_group("going on")
+    earlier.add_argument(
         "--continue",
         dest="continued",
         type=Path,
@@ -44,29 +50,26 @@ def main(arguments: list[str]) -> int:
         help="go on from a mask that this command wrote: its prompts, which are stored beside it, come before the new "
         "ones; a new --box is a new object's",
     )
-    parser.add_argument(
+    result = parser.add_argument_group("result")
+    result.add_argument(
         "-o",
         "--output",
         type=Path,
         metavar="MASK",
         help="label map to write: .nii.gz, .nrrd or .mha (default with --continue: the same file, which is replaced)",
     )
-    parser.add_argument("--preview", type=Path, metavar="PNG", help="picture to write: three planes an object")
+    result.add_argument("--preview", type=Path, metavar="PNG", help="picture to write: three planes an object")
     add_network_options(parser)
     options = parser.parse_args(with_negative_values(arguments))
-    try:
-        return _segment(options)
-    except (ConversionError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run(lambda: _segment(options), ConversionError)
 
 
 def _segment(options: argparse.Namespace) -> int:
     # What can be known to be wrong is said before minutes are spent.
     earlier = _take_up(options)
     check_mask_name(options.output, options.image)
-    if options.preview is not None and (options.preview.suffix != ".png" or not options.preview.parent.is_dir()):
-        raise ConversionError(f"{options.preview}: expected a name that ends in .png, in a folder that exists")
+    if options.preview is not None and options.preview.suffix != ".png":
+        raise ConversionError(f"{options.preview}: expected a name that ends in .png")
     source = read_source(options, earlier)
     if not source.objects:
         raise ConversionError(f"{options.image}: nothing says what to segment; expected --box, --click or --previous")

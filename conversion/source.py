@@ -1,4 +1,4 @@
-"""What is to be segmented, from the options that ``to-case`` and ``python -m inference IMAGE`` share."""
+"""What is to be segmented, from the options that ``segfm3d segment``, ``case make`` and ``view`` share."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class Source:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = COORDINATES
+    """The image, how it is read, and the prompts."""
+    parser.epilog = "\n\n".join(filter(None, (parser.epilog, COORDINATES)))
     parser.add_argument(
         "image",
         type=Path,
@@ -82,34 +82,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="NIfTI, NRRD, MHA, …; a folder with DICOM series, in it or in folders in it; any one slice of a series; "
         "or a DICOM file of many frames",
     )
-    parser.add_argument(
-        "--series", type=int, metavar="N", help="which DICOM series, where the folder holds several: they are listed"
-    )
-    parser.add_argument(
-        "--modality",
-        type=modality_name,
-        metavar="CT|MR|PET|US|Microscopy",
-        help="what the image is; CT gets a window, all others are clipped at percentiles 0.5 and 99.5 "
-        "(default: what DICOM says)",
-    )
-    parser.add_argument(
-        "--window",
-        metavar="NAME|W,L",
-        help=f"{', '.join(CT_WINDOWS)}, percentile, or width,level; applied whatever the image "
-        "(default: soft for CT; none for an image in [0, 255] already)",
-    )
-    parser.add_argument(
+    prompts = parser.add_argument_group("prompts")
+    prompts.add_argument(
         "--box",
         action="append",
         default=[],
         metavar="BOX",
         help=f"an object's box: {BOX_HELP}; repeat for more objects",
     )
-    parser.add_argument(
+    prompts.add_argument(
         "--click", action="append", default=[], metavar="CLICK", help=f"a click: {CLICK_HELP}; repeat for more"
     )
-    parser.add_argument(
+    prompts.add_argument(
         "--previous", type=Path, metavar="MASK", help="label map of an earlier run that the clicks correct"
+    )
+    reading = parser.add_argument_group("how the image is read")
+    reading.add_argument(
+        "--modality",
+        type=modality_name,
+        metavar="CT|MR|PET|US|Microscopy",
+        help="what the image is; CT gets a window, all others are clipped at percentiles 0.5 and 99.5 "
+        "(default: what DICOM says)",
+    )
+    reading.add_argument(
+        "--window",
+        metavar="NAME|W,L",
+        help=f"{', '.join(CT_WINDOWS)}, percentile, or width,level; applied whatever the image "
+        "(default: soft for CT; none for an image in [0, 255] already)",
+    )
+    reading.add_argument(
+        "--series", type=int, metavar="N", help="which DICOM series, where the folder holds several: they are listed"
     )
 
 
@@ -150,6 +152,8 @@ def read_source(options: argparse.Namespace, earlier: StoredPrompts | None = Non
         volume, note = rescale(raw, kind, options.window)
     except ConversionError as error:
         raise ConversionError(f"{options.image}: {error}") from error
+    if not volume.flags.writeable:  # A view of the image, which PyTorch warns of.
+        volume = volume.copy()
     print(f"{options.image.name}: {note}")
     if kind is None and options.window is None and raw.min() < -500:
         print(f"{options.image.name}: values down to {raw.min():g} look like CT; if it is one, say --modality CT")

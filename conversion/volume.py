@@ -149,12 +149,10 @@ def check_mask_name(path: Path, *inputs: Path) -> None:
         inputs: files and folders that must not be written over.
 
     Raises:
-        ConversionError: an unknown ending, no such folder, or one of the inputs.
+        ConversionError: an unknown ending, a folder, or one of the inputs.
     """
     if not path.name.lower().endswith(MASK_FORMATS):
         raise ConversionError(f"{path}: unknown ending; expected one of {', '.join(MASK_FORMATS)}")
-    if not path.parent.is_dir():
-        raise ConversionError(f"{path.parent}: no such folder; expected one to write {path.name} to")
     if path.is_dir():
         raise ConversionError(f"{path}: is a folder; expected the name of a file to write")
     if path.exists() and any(path.samefile(other) for other in inputs if other.exists()):
@@ -162,12 +160,13 @@ def check_mask_name(path: Path, *inputs: Path) -> None:
 
 
 def check_mask_can_be_written(path: Path, like: sitk.Image) -> None:
-    """Checks it by writing an empty mask beside it, which is removed again.
+    """Checks it by writing an empty mask beside it, which is removed again; a folder that is not there is made.
 
     Raises:
         ConversionError: the folder cannot be written, or the format cannot hold the image's directions.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
             write_mask(Path(folder) / path.name, np.zeros(like.GetSize()[::-1], np.uint8), like)
     except OSError as error:
@@ -180,7 +179,7 @@ def write_mask(path: Path, labels: NDArray[np.unsignedinteger], like: sitk.Image
     """Writes a label map where ``like`` lies, whole or not at all, compressed.
 
     Args:
-        path: its ending chooses the format, see :data:`MASK_FORMATS`.
+        path: its ending chooses the format, see :data:`MASK_FORMATS`; a folder that is not there is made.
         labels: (D, H, W), as many voxels as ``like``.
 
     Raises:
@@ -193,6 +192,7 @@ def write_mask(path: Path, labels: NDArray[np.unsignedinteger], like: sitk.Image
         raise ConversionError(
             f"{path}: the label map is {labels.shape}; expected {expected} (z, y, x), the image's shape"
         )
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
         # A plain name: SimpleITK takes the format from it, and knows neither capitals nor several endings.
         unfinished = Path(folder) / f"mask{next(e for e in MASK_FORMATS if path.name.lower().endswith(e))}"

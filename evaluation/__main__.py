@@ -1,10 +1,10 @@
-"""The command line: `python -m evaluation run`, then `python -m evaluation report`; `calibrate` for probabilities."""
+"""What `segfm3d evaluate`, `report`, `calibrate` and `merge` do."""
 
 import argparse
 import hashlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,92 +22,117 @@ from evaluation.protocol import SECONDS_PER_CLASS, evaluate
 from evaluation.results import RUNS, ResultsFolder, list_results
 from evaluation.summary import Measured
 from evaluation.table import write_csv
+from inference import command
 from inference.case import Case, CaseError
 from inference.checkpoint import CheckpointError
+from inference.command import Parser, choose
 from inference.deadline import Deadline
 from inference.predictor import DeviceError
 from inference.segmenter import load_segmenter, segment_case
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; errors of use end it with one line and exit code 2, a network that failed with 1."""
-    options = _parser().parse_args(arguments)
-    try:
-        return options.action(options) or 0
-    except (CaseError, CheckpointError, DeviceError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def main(arguments: list[str] | None = None, prog: str = "python -m evaluation") -> int:
+    """Runs one of the commands; wrong use ends it with exit code 2, a network that failed with 1."""
+    description = "The challenge at home: the organizers' protocol, and a report."
+    return choose(prog, description, COMMANDS, sys.argv[1:] if arguments is None else arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation", description="The challenge at home: the organizers' protocol, and a report."
+def run(arguments: list[str], prog: str) -> int:
+    """Evaluates one contestant on a folder of cases by the organizers' protocol; goes on where it stopped."""
+    parser = Parser(
+        prog,
+        run.__doc__,
+        "--cases cases --results runs/evaluation --weights weights/default.pt",
+        "--cases cases --results runs/evaluation --baseline ellipsoid",
     )
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-
-    folders = {"type": Path, "required": True, "action": "extend", "nargs": "+", "metavar": "FOLDER"}
-
-    run = actions.add_parser("run", help="evaluate one contestant on a folder of cases; goes on where it stopped")
-    run.add_argument(
+    contestant = parser.add_argument_group("what is evaluated, one of these").add_mutually_exclusive_group(
+        required=True
+    )
+    contestant.add_argument("--weights", type=Path, help="the segmenter in this process, with these weights")
+    contestant.add_argument("--command", help="a command that reads {inputs} and writes {outputs}, one case at a time")
+    contestant.add_argument("--image", help="a Docker image, run with the organizers' line")
+    contestant.add_argument("--baseline", choices=BASELINES, help="a method without learning")
+    data = parser.add_argument_group("cases")
+    data.add_argument(
         "--cases",
-        **folders,
+        **FOLDERS,
         help="folder of .npz cases (imgs, spacing, boxes, gts); give several, and the table has a column for each",
     )
-    run.add_argument("--truths", type=Path, help="folder of .npz files with gts, if the cases do not hold them")
-    run.add_argument("--results", type=Path, required=True, help="folder for the results of all contestants")
-    run.add_argument("--name", type=_name, help="what the report calls the contestant")
-    contestant = run.add_mutually_exclusive_group(required=True)
-    contestant.add_argument("--weights", type=Path, help="evaluate the segmenter in this process, with these weights")
-    contestant.add_argument(
-        "--command", help="evaluate a command that reads {inputs} and writes {outputs}, one case at a time"
+    data.add_argument("--truths", type=Path, help="folder of .npz files with gts, if the cases do not hold them")
+    data.add_argument("--drop-boxes", action="store_true", help="run every case as if it had no boxes")
+    data.add_argument(
+        "--shard",
+        type=_shard,
+        default=(1, 1),
+        metavar="i/n",
+        help="take the i-th of n parts of the cases, 1 ≤ i ≤ n (default: all)",
     )
-    contestant.add_argument("--image", help="evaluate a Docker image, run with the organizers' line")
-    contestant.add_argument("--baseline", choices=BASELINES, help="evaluate a method without learning")
-    run.add_argument("--device", default="auto", help="device of --weights: auto, cpu or cuda (default: auto)")
-    run.add_argument("--drop-boxes", action="store_true", help="run every case as if it had no boxes")
-    run.add_argument(
-        "--shard", type=_shard, default=(1, 1), metavar="i/n", help="take the i-th of n parts of the cases, 1 ≤ i ≤ n"
-    )
-    run.add_argument(
+    results = parser.add_argument_group("results")
+    results.add_argument("--results", type=Path, required=True, help="folder for the results of all contestants")
+    results.add_argument("--name", type=_name, help="what the report calls it (default: segfm3d, image, command, …)")
+    how = parser.add_argument_group("how it is run")
+    how.add_argument("--device", default="auto", help="device of --weights: auto, cpu or cuda")
+    how.add_argument(
         "--seconds-per-class",
         type=float,
+        metavar="SECONDS",
         default=SECONDS_PER_CLASS,
-        help="what the runs of a case may take together for each object (default: %(default)g)",
+        help="what the runs of a case may take together for each object",
     )
-    run.set_defaults(action=_run)
+    return _carried_out(_run, parser.parse_args(arguments))
 
-    report = actions.add_parser("report", help="write the HTML page and the CSV tables of all contestants")
-    report.add_argument(
+
+def report(arguments: list[str], prog: str) -> int:
+    """Writes the HTML page and the CSV tables of all contestants."""
+    parser = Parser(prog, report.__doc__, "--cases cases --results runs/evaluation")
+    parser.add_argument(
         "--cases",
-        **folders,
+        **FOLDERS,
         help="the folder of cases, for the pictures; give several, such as sources seen in training and sources never"
         " seen, and the figures of each stand side by side",
     )
-    report.add_argument("--truths", type=Path, help="as in run")
-    report.add_argument("--results", type=Path, required=True, help="folder with the results")
-    report.add_argument(
+    parser.add_argument("--truths", type=Path, help="folder of .npz files with gts, if the cases do not hold them")
+    parser.add_argument("--results", type=Path, required=True, help="folder with the results")
+    parser.add_argument(
         "--focus", help="the contestant whose cases are pictured (default: the first that is no baseline)"
     )
-    report.set_defaults(action=_report)
+    return _carried_out(_report, parser.parse_args(arguments))
 
-    calibrate = actions.add_parser(
-        "calibrate", help="compare predicted probabilities with the truth; goes on where it stopped"
-    )
-    calibrate.add_argument("--cases", type=Path, required=True, help="folder of .npz cases with gts")
-    calibrate.add_argument("--results", type=Path, required=True, help="the results folder of all contestants")
-    calibrate.add_argument("--weights", type=Path, required=True, help="what is measured, in this process")
-    calibrate.add_argument("--name", type=_name, default="segfm3d", help="the contestant beside whose results it lies")
-    calibrate.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    calibrate.add_argument(
-        "--clicks", type=int, default=1, help="runs with one more click an object, after the first (default: 1)"
-    )
-    calibrate.set_defaults(action=_calibrate)
 
-    merge = actions.add_parser("merge", help="join results folders that shards wrote on different machines")
-    merge.add_argument("--results", type=Path, required=True, help="folder that receives the results")
-    merge.add_argument("parts", type=Path, nargs="+", help="results folders")
-    merge.set_defaults(action=lambda options: merge_results(options.parts, options.results))
-    return parser
+def calibrate(arguments: list[str], prog: str) -> int:
+    """Compares predicted probabilities with the truth; goes on where it stopped."""
+    parser = Parser(
+        prog, calibrate.__doc__, "--cases cases --results runs/evaluation --weights weights/default.pt --clicks 2"
+    )
+    parser.add_argument("--cases", type=Path, required=True, help="folder of .npz cases with gts")
+    parser.add_argument("--results", type=Path, required=True, help="the results folder of all contestants")
+    parser.add_argument("--weights", type=Path, required=True, help="what is measured, in this process")
+    parser.add_argument("--name", type=_name, default="segfm3d", help="the contestant beside whose results it lies")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--clicks", type=int, default=1, help="runs with one more click an object, after the first")
+    return _carried_out(_calibrate, parser.parse_args(arguments))
+
+
+def merge(arguments: list[str], prog: str) -> int:
+    """Joins results folders that shards wrote on different machines."""
+    parser = Parser(prog, merge.__doc__, "--results runs/evaluation part1 part2")
+    parser.add_argument("--results", type=Path, required=True, help="folder that receives the results")
+    parser.add_argument("parts", type=Path, nargs="+", help="results folders")
+    return _carried_out(lambda options: merge_results(options.parts, options.results), parser.parse_args(arguments))
+
+
+FOLDERS = {"type": Path, "required": True, "action": "extend", "nargs": "+", "metavar": "FOLDER"}
+
+COMMANDS = {
+    "run": ("evaluate one contestant on a folder of cases; goes on where it stopped", run),
+    "report": ("write the HTML page and the CSV tables of all contestants", report),
+    "calibrate": ("compare predicted probabilities with the truth; goes on where it stopped", calibrate),
+    "merge": ("join results folders that shards wrote on different machines", merge),
+}
+
+
+def _carried_out(action: Callable[[argparse.Namespace], int | None], options: argparse.Namespace) -> int:
+    return command.run(lambda: action(options), CaseError, CheckpointError, DeviceError)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -163,7 +188,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     print(calibration.table(found))
     stored = segmenter.config.temperature
     print(f"best temperature {found.temperature:.3f} on top of the weights' {stored:g}; to store it:")
-    print(f"python -m inference.model {options.weights} OUT.pt --temperature {stored * found.temperature:.3f}")
+    print(f"segfm3d weights convert {options.weights} OUT.pt --temperature {stored * found.temperature:.3f}")
     print(results.path / calibration.PICTURE_FILE)
 
 

@@ -169,7 +169,7 @@ def read_calibration(contestant: Path) -> Calibration | None:
         return Calibration(groups, float(content["temperature"]))
     except (ValueError, TypeError, KeyError) as error:
         raise CaseError(
-            f"{file}: not a calibration ({error!r}); expected a file written by `python -m evaluation calibrate`"
+            f"{file}: not a calibration ({error!r}); expected a file written by `segfm3d calibrate`"
         ) from error
 
 

@@ -81,9 +81,9 @@ def next_steps(
         worst = min(shown, key=lambda result: (result.scores.dsc_final, result.case))
         words = ["view", *folder, "--case", worst.case.removesuffix(".npz"), "--name", results.name]
         words += ["--drop-boxes"] if worst.boxes_dropped else []
-        lines.append(f"worst case, DSC Final {worst.scores.dsc_final:.3f}: python -m evaluation.{shlex.join(words)}")
+        lines.append(f"worst case, DSC Final {worst.scores.dsc_final:.3f}: segfm3d {shlex.join(words)}")
     words = ["report", "--cases", *map(str, cases), *folder, *(["--truths", str(truths)] if truths else [])]
-    lines.append(f"all contestants: python -m evaluation {shlex.join(words)}")
+    lines.append(f"all contestants: segfm3d {shlex.join(words)}")
     return lines
 
 

@@ -6,7 +6,6 @@ the brain: what nilearn's tissue maps call grey or white matter, and what that e
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from evaluation.cases import EvaluationCase, PlacedClick, read_evaluation_case, 
 from evaluation.metrics import score_segmentation
 from evaluation.orientation import axis_ends, draw_letters
 from evaluation.simulated_user import box_from_mask, click_from_error
+from inference.command import Parser, run
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "MR_icbm152.npz"
@@ -59,7 +59,7 @@ def predict(inputs: Path, outputs: Path) -> None:
     """Runs ``predict.sh`` as the image does, with this interpreter and without the challenge's deadline.
 
     Raises:
-        subprocess.CalledProcessError: it failed; it has said why.
+        ChildProcessError: it failed; it has said why.
     """
     environment = os.environ | {
         "SEGFM3D_INPUTS": str(inputs.resolve()),
@@ -67,7 +67,8 @@ def predict(inputs: Path, outputs: Path) -> None:
         "SEGFM3D_SECONDS_PER_CLASS": str(WITHOUT_DEADLINE),
         "PYTHON": sys.executable,
     }
-    subprocess.run(["sh", str(ROOT / "predict.sh")], env=environment, check=True)
+    if subprocess.run(["sh", str(ROOT / "predict.sh")], env=environment, check=False).returncode:
+        raise ChildProcessError("sh predict.sh failed, see above")
 
 
 def draw(case: EvaluationCase, segmentation: NDArray[np.uint8], clicks: list[PlacedClick | None], path: Path) -> None:
@@ -111,9 +112,12 @@ def draw(case: EvaluationCase, segmentation: NDArray[np.uint8], clicks: list[Pla
 
 def main(arguments: list[str] | None = None) -> int:
     """Segments a real head MRI from a box, then with one simulated click, and draws the result."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.demo", description=main.__doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (default: demo)")
-    out = parser.parse_args(arguments).out
+    parser = Parser("python -m evaluation.demo", main.__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to")
+    return run(lambda: _demonstrate(parser.parse_args(arguments).out))
+
+
+def _demonstrate(out: Path) -> None:
     inputs, outputs = out / "inputs", out / "outputs"
     for folder in (inputs, outputs):
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +139,6 @@ def main(arguments: list[str] | None = None) -> int:
                 made.append(click_from_error(segmentation == label, case.truth == label))
     draw(case, segmentation, [made[0] for made in clicks], out / "demo.png")
     print(f"\nlook at {out / 'demo.png'}; the label map is in {outputs / NAME} (key segs)")
-    return 0
 
 
 if __name__ == "__main__":

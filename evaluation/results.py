@@ -269,7 +269,7 @@ def list_results(results: Path) -> list[ResultsFolder]:
     """
     folders = [ResultsFolder(file.parent) for file in sorted(results.glob(f"*/{CONTESTANT_FILE}"))]
     if not folders:
-        raise CaseError(f"{results}: no results in it; expected folders written by `python -m evaluation run`")
+        raise CaseError(f"{results}: no results in it; expected folders written by `segfm3d evaluate`")
     return folders
 
 
@@ -312,7 +312,7 @@ def _case_result(file: Path) -> CaseResult:
         return CaseResult(steps=steps, **fields)
     except (ValueError, TypeError, KeyError) as error:
         raise CaseError(
-            f"{file}: not a case's result ({error}); expected a file written by `python -m evaluation run`"
+            f"{file}: not a case's result ({error}); expected a file written by `segfm3d evaluate`"
         ) from error
 
 

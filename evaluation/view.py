@@ -1,6 +1,6 @@
-"""`python -m evaluation.view case.npz [result.npz]`: a case as one page to look at, without a server or a network.
+"""`segfm3d view case.npz [result.npz]`: a case as one page to look at, without a server or a network.
 
-`python -m evaluation.view --results RESULTS --case NAME` shows what an evaluation left of a case, run by run.
+`segfm3d view --results RESULTS --case NAME` shows what an evaluation left of a case, run by run.
 """
 
 import argparse
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from evaluation.case_page import Layer, write_view
 from evaluation.evaluated import read_evaluated
 from inference.case import Case, CaseError, read_case
+from inference.command import Parser, run
 from inference.npz import NpzError, read_array
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "segfm3d view") -> int:
     """Makes one HTML page of a case: three planes, with its boxes, clicks and masks over them."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.view", description=main.__doc__)
+    parser = Parser(prog, main.__doc__, "case.npz result.npz -o page.html", "--results RESULTS --case NAME")
     parser.add_argument(
         "file", type=Path, nargs="?", metavar="CASE.npz", help="imgs, and of boxes, clicks, prev_pred, gts any"
     )
@@ -46,18 +47,17 @@ def main(arguments: list[str] | None = None) -> int:
     if (options.results is None) != (options.case is None):
         parser.error("--results and --case: expected both, or neither")
     page = options.output or Path(f"{Path(options.case or options.file).name.removesuffix('.npz')}.html")
-    try:
+
+    def write() -> None:
         size = _write_evaluated(page, options) if options.results else _write_files(page, options)
-    except (NpzError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{page}: {size / 1e6:.1f} MB; open it in a browser")
-    return 0
+        print(f"{page}: {size / 1e6:.1f} MB; open it in a browser")
+
+    return run(write, NpzError)
 
 
 def _write_files(page: Path, options: argparse.Namespace) -> int:
     if options.file.suffix != ".npz" and options.file.exists():
-        raise CaseError(f"{options.file}: not a case; expected an .npz: for an image, python -m conversion view")
+        raise CaseError(f"{options.file}: not a case; expected an .npz, or an image and its mask")
     case = read_case(options.file)
     return write_view(page, case, list(_read_layers(options.file, case, options.result, options.run)))
 

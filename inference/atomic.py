@@ -16,8 +16,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary name in ``path``'s folder to write to, and renames it to ``path`` when the block ends well.
 
     The temporary name starts with a dot and does not end in ``path``'s suffix, so nobody takes it for a finished file.
-    An older file stays until it is replaced; the new one is world-readable (mode 0644).
+    An older file stays until it is replaced; the new one is world-readable (mode 0644). A folder that is not there is
+    made.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     # No part of it is the file's own name, which may be as long as a name can be.
     descriptor, name = tempfile.mkstemp(SUFFIX, ".", path.parent)
     os.close(descriptor)

@@ -49,7 +49,7 @@ class ModelConfig:
         style: how clicks are drawn for these weights.
         isotropic_zoom: whether windows have one zoom for all axes (:meth:`inference.window.Window.around`).
         temperature: what the network's log-odds are divided by, so that its probabilities can be compared between
-            objects; `python -m evaluation calibrate` measures it.
+            objects; ``segfm3d calibrate`` measures it.
         finer: the network was taught to look again so many times as finely along each axis, with its probabilities
             as the previous mask; 1 if it was not.
     """

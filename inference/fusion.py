@@ -1,10 +1,11 @@
-"""All objects -> one label map (paper, section 2.5), without ever holding all of them."""
+"""All objects -> one label map (paper, section 2.5), without ever holding all of them; clicks enforced in it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Container
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -96,6 +97,22 @@ def advantages(objects: tuple[ObjectPrompts, ...], seen: Container[int]) -> dict
         if gains:
             found[item.label] = max(gains)
     return found
+
+
+def enforce_clicks(labels: np.ndarray, objects: tuple[ObjectPrompts, ...]) -> None:
+    """Sees to it that a foreground click's voxel has its object's label and a background click's voxel has not.
+
+    Where clicks contradict each other, the later one of an object and the later object win.
+
+    Args:
+        labels: (D, H, W) uint8 label map, changed in place.
+    """
+    for prompts in objects:
+        for click in prompts.clicks:
+            if click.positive:
+                labels[click.position] = prompts.label
+            elif labels[click.position] == prompts.label:
+                labels[click.position] = 0
 
 
 def _is_inside(inner: Box, outer: Box) -> bool:

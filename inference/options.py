@@ -12,10 +12,15 @@ DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "default.
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """``--weights`` and ``--device``, with their variables."""
     variable = os.environ.get
-    parser.add_argument(
+    network = parser.add_argument_group("network")
+    network.add_argument(
         "--weights",
         type=Path,
         default=Path(variable("SEGFM3D_WEIGHTS", str(DEFAULT_WEIGHTS))),
         help="our file or an nnInteractive folder",
     )
-    parser.add_argument("--device", default=variable("SEGFM3D_DEVICE", "auto"), help="auto, cpu, cuda, cuda:1, …")
+    network.add_argument(
+        "--device",
+        default=variable("SEGFM3D_DEVICE", "auto"),
+        help="cpu, cuda, cuda:1, …, or auto: a GPU that works, else the CPU",
+    )

@@ -1,4 +1,4 @@
-"""All objects of a case: what the time allows, fusion, clicks enforced."""
+"""All objects of a case, by the best that the time allows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from inference.case import Case, ObjectPrompts
 from inference.checkpoint import ModelConfig
 from inference.deadline import Deadline, DeadlineExceeded, Watchdog
 from inference.fallback import fallback, fallback_name
-from inference.fusion import Fusion, advantages
+from inference.fusion import Fusion, advantages, enforce_clicks
 from inference.geometry import Box, Voxel, label_extents
 from inference.normalization import NormalizedImage
 from inference.placement import allowed_region
@@ -114,22 +114,6 @@ def segment_case(
     labels = fusion.label_map().numpy()
     enforce_clicks(labels, case.objects)
     return labels
-
-
-def enforce_clicks(labels: np.ndarray, objects: tuple[ObjectPrompts, ...]) -> None:
-    """Sees to it that a foreground click's voxel has its object's label and a background click's voxel has not.
-
-    Where clicks contradict each other, the later one of an object and the later object win.
-
-    Args:
-        labels: (D, H, W) uint8 label map, changed in place.
-    """
-    for prompts in objects:
-        for click in prompts.clicks:
-            if click.positive:
-                labels[click.position] = prompts.label
-            elif labels[click.position] == prompts.label:
-                labels[click.position] = 0
 
 
 @dataclass(eq=False)

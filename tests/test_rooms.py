@@ -22,8 +22,6 @@ ALLOWED = {
 """Room -> what it may import beside itself; ``segfm3d.py`` is a room of one file. Nobody may import ``tests``."""
 
 EXCEPTIONS = {
-    # To go: `python -m inference IMAGE` hands over to the conversion, until segfm3d.py does.
-    ("inference/one_image.py", "conversion"),
     # To go: campaigns that are to move to tests/robustness, and helpers that are to leave the tests' factories.
     ("benchmarks/forward.py", "tests"),
     ("benchmarks/robustness_bytes.py", "tests"),

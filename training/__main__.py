@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from inference import checkpoint
+from inference.command import Parser, run
 from inference.deadline import process_age
 from inference.model import load_model
 from inference.network import NetworkConfig
@@ -27,22 +28,22 @@ DRY_NETWORK = NetworkConfig(features=(8, 16, 32), blocks=(1, 1, 1))
 """Of a dry run that begins with no weights."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     """Returns the settings of a run."""
     cores = os.cpu_count() or 1
-    parser = argparse.ArgumentParser(
-        prog="python -m training",
-        description="Trains weights on labelled cases (*.npz with imgs and gts). Goes on where it stopped.",
-        epilog="Example: python -m training --data DATA --init weights/default.pt --out runs/mine --minutes 25. "
-        "Several GPUs: torchrun --nproc-per-node N -m training …",
+    parser = Parser(
+        prog,
+        "Trains weights on labelled cases (*.npz with imgs and gts). Goes on where it stopped. On several GPUs: "
+        "torchrun --nproc-per-node N -m training, and the same options.",
+        "--data DATA --init weights/default.pt --out runs/mine --minutes 25",
     )
     what = parser.add_argument_group("what is trained")
-    what.add_argument("--config", choices=sorted(CONFIGS), default="default", help="(default: %(default)s)")
+    what.add_argument("--config", choices=sorted(CONFIGS), default="default", help="training/config.py has its numbers")
     what.add_argument("--init", type=Path, help="weights to begin with: our file or an nnInteractive folder")
     what.add_argument("--patch", type=int, help="edge of the patch in voxels (default: the configuration's)")
     what.add_argument("--batch", type=int, help="samples a forward (default: the configuration's)")
     what.add_argument("--finer-batch", type=int, help="the same for the fine pass (default: the configuration's)")
-    what.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    what.add_argument("--seed", type=int, default=0)
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, required=True, nargs="+", help="folders of *.npz with imgs and gts")
     data.add_argument(
@@ -74,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     )
     results = parser.add_argument_group("results")
     results.add_argument("--out", type=Path, required=True, help="folder for last.pt, weights.pt, log and curves")
-    results.add_argument("--checkpoint-every", type=float, default=60, metavar="SECONDS", help="(default: %(default)s)")
+    results.add_argument("--checkpoint-every", type=float, default=60, metavar="SECONDS")
     results.add_argument(
         "--pieces",
         type=Path,
@@ -88,19 +89,19 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Trains; errors of use end it with one line and exit code 1, SIGTERM and SIGINT with 143 and 130."""
-    options = parser().parse_args(arguments)
-    try:
-        device = _device(options.device)
-        initial, network = _weights(options.init)
-        config = _config(options, network)
-        volumes = load_volumes(options.data, options.exclude, DRY_RUN["volumes"] if options.dry_run else None)
-        shapes = [label_map for folder in options.shapes for label_map in load_shapes(folder)]
-        outcome = train(config, volumes, _run(options, config, volumes, device), initial, shapes)
-    except (OSError, ValueError, checkpoint.CheckpointError, ResumeError, FolderInUseError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def main(arguments: list[str] | None = None, prog: str = "python -m training") -> int:
+    """Trains; wrong use ends it with one line and exit code 2, SIGTERM and SIGINT with 143 and 130."""
+    options = parser(prog).parse_args(arguments)
+    return run(lambda: _train(options), ValueError, checkpoint.CheckpointError, ResumeError, FolderInUseError)
+
+
+def _train(options: argparse.Namespace) -> int:
+    device = _device(options.device)
+    initial, network = _weights(options.init)
+    config = _config(options, network)
+    volumes = load_volumes(options.data, options.exclude, DRY_RUN["volumes"] if options.dry_run else None)
+    shapes = [label_map for folder in options.shapes for label_map in load_shapes(folder)]
+    outcome = train(config, volumes, _run(options, config, volumes, device), initial, shapes)
     if int(os.environ.get("RANK", 0)) == 0:
         _report(options, config, outcome)
     return 0 if outcome.signal is None else 128 + outcome.signal
@@ -126,7 +127,7 @@ def _run(options: argparse.Namespace, config: TrainingConfig, volumes: list[Volu
 def _report(options: argparse.Namespace, config: TrainingConfig, outcome: Outcome) -> None:
     print(f"{options.out / 'weights.pt'}: {outcome.step} steps; curves in {options.out / 'curves.png'}")
     if outcome.signal is not None:
-        print(f"stopped at step {outcome.step}; the same command goes on from there")
+        print(f"stopped at step {outcome.step}; the same command resumes")
     elif options.nninteractive:
         from inference.nninteractive import export
 

@@ -1,4 +1,4 @@
-"""``python -m training.doctor``: whether training would work on this machine, in half a minute.
+"""``segfm3d doctor``: whether training would work on this machine, in half a minute.
 
 One line a check: ``ok``, ``note`` for what costs something, ``FAIL`` for what would end a run, with what to do.
 """
@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+from inference.command import Parser, run
 
 OPTIONAL = {
     "matplotlib": "no curves.png",
@@ -58,15 +60,23 @@ class Note(Exception):
 Check = tuple[str, Callable[[], str]]
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "segfm3d doctor") -> int:
     """Makes the checks; returns 0, or 1 if one failed."""
-    parser = argparse.ArgumentParser(prog="python -m training.doctor", description=__doc__.split("\n")[0])
+    parser = Parser(prog, f"Says {__doc__.split(': ')[1].splitlines()[0]}", "", "--data DATA --device cuda")
     parser.add_argument("--data", type=Path, nargs="+", help="folders of *.npz to try with (default: synthetic ones)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, …")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="to begin with")
     options = parser.parse_args(arguments)
+    try:
+        device = torch.device(options.device)
+    except RuntimeError:
+        parser.error(f"--device {options.device}: expected cpu, cuda or cuda:N")
+    return run(lambda: _examine_all(options, device))
+
+
+def _examine_all(options: argparse.Namespace, device: torch.device) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        failed = examine(_checks(options.data, torch.device(options.device), options.weights, Path(folder)))
+        failed = examine(_checks(options.data, device, options.weights, Path(folder)))
     if failed:
         print(f"{len(failed)} check(s) failed: {', '.join(failed)}", flush=True)
         return 1

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from inference.atomic import remove_unfinished, replacing
 from inference.case import CaseError
+from inference.command import Parser, run
 from inference.npz import NpzError, read_array
 from training.dataset import by_source, source_of
 
@@ -223,8 +224,10 @@ def _limits(text: str) -> list[int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Packs; returns 0, or 1 if a file was broken or nothing could be packed."""
-    parser = argparse.ArgumentParser(prog="python -m training.pack", description=__doc__.split("\n")[0])
+    """Packs; returns 0, 1 if a file was broken, 2 if there is nothing to be packed."""
+    parser = Parser(
+        "python -m training.pack", __doc__.split(": ")[1].split("\n")[0], "--data DATA --out packed --parts 36,44"
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of *.npz with imgs and gts")
     parser.add_argument("--shapes", type=Path, help="folder of label maps without images, *.npz with gts")
     parser.add_argument("--out", type=Path, required=True, help="folder for part1, part2, …")
@@ -233,11 +236,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--margin", type=int, default=40, help="voxels kept around the objects")
     options = parser.parse_args(arguments)
-    try:
-        result = pack(options.data, options.out, options.parts, options.margin, options.shapes)
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run(lambda: _pack(options))
+
+
+def _pack(options: argparse.Namespace) -> int:
+    result = pack(options.data, options.out, options.parts, options.margin, options.shapes)
     left = f"{result.left_out} found no room, {result.broken} broken ones skipped"
     print(f"{options.out}: {result.files} files packed, {left}")
     return 1 if result.broken else 0

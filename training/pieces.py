@@ -24,6 +24,7 @@ from torch import Tensor
 from inference import checkpoint
 from inference.atomic import replacing
 from inference.checkpoint import ModelConfig
+from inference.command import Parser, run
 from training.state import State
 
 CHECKSUMS = "SHA256SUMS"
@@ -170,21 +171,16 @@ def _sha256(path: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Joins the pieces of a run's state, after verifying them."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.pieces",
-        description=main.__doc__,
-        epilog="Example: python -m training.pieces returned --out runs/gpu",
-    )
+    parser = Parser("python -m training.pieces", main.__doc__, "returned/pieces --out runs/gpu")
     parser.add_argument("folder", type=Path, help="what --pieces of the trainer wrote, or a copy of it")
     parser.add_argument("--out", type=Path, required=True, help="folder for last.pt, weights.pt and log.csv")
     options = parser.parse_args(arguments)
-    try:
-        step = join(options.folder, options.out)
-    except (PiecesError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run(lambda: _join(options), PiecesError)
+
+
+def _join(options: argparse.Namespace) -> None:
+    step = join(options.folder, options.out)
     print(f"{options.out}: step {step}; weights.pt for inference, last.pt to go on from")
-    return 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inference.atomic import replacing
+from inference.command import Parser, run
 from training import regions, shapes
 from training.appearance import make_image
 from training.config import DEFAULT
@@ -30,8 +31,8 @@ ATTEMPTS = 40
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes the picture; errors of use end it with one line and exit code 1."""
-    parser = argparse.ArgumentParser(prog="python -m training.preview", description=__doc__.split("\n\n")[0])
+    """Writes the picture; wrong use ends it with one line and exit code 2."""
+    parser = Parser("python -m training.preview", main.__doc__.split(";")[0], "--data DATA --out preview.png")
     parser.add_argument("--data", type=Path, help="folder of *.npz with imgs and gts")
     parser.add_argument("--shapes", type=Path, help="folder of *.npz with gts")
     parser.add_argument("--out", type=Path, required=True, help="the picture (.png)")
@@ -40,12 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--finer", action="store_true", help="patches of the finer look")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    try:
-        volumes = load_volumes(options.data, at_most=options.at_most) if options.data else []
-        maps = load_shapes(options.shapes) if options.shapes else []
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run(lambda: _preview(options))
+
+
+def _preview(options: argparse.Namespace) -> None:
+    volumes = load_volumes(options.data, at_most=options.at_most) if options.data else []
+    maps = load_shapes(options.shapes) if options.shapes else []
     finer = DEFAULT.model.finer if options.finer else 1
     patch = tuple(n * finer for n in DEFAULT.model.patch)
     kinds: dict[str, Draw] = {name: partial(_drawn, patch, name) for name in shapes.KINDS}
@@ -62,7 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
         rows[name] = [pair for pair, _ in zip(filter(None, tries), range(options.columns))]
     _picture(rows, options.columns, options.out)
     print(options.out)
-    return 0
 
 
 def _drawn(patch: tuple[int, int, int], kind: str, random: np.random.Generator) -> tuple[Tensor, Tensor]:

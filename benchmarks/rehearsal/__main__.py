@@ -8,7 +8,6 @@ emulated CUDA device (:mod:`benchmarks.rehearsal.emulation`).
 
 from __future__ import annotations
 
-import argparse
 import io
 import shutil
 import signal
@@ -29,6 +28,7 @@ from benchmarks.rehearsal.machine import REPOSITORY, Machine
 from benchmarks.rehearsal.recipe import PAGE, Command, commands
 from inference import checkpoint
 from inference.checkpoint import ModelConfig
+from inference.command import Parser, run
 from inference.model import load_model
 from inference.network import NetworkConfig, ResidualEncoderUNet
 from inference.npz import read_array
@@ -63,7 +63,7 @@ class StepError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Rehearses; returns 0, or 1 if a step failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rehearsal", description=__doc__.split("\n")[0])
+    parser = Parser("python -m benchmarks.rehearsal", __doc__.split("\n")[0])
     parser.add_argument("--environment", type=Path, required=True, help="folder; made if it is not there (3 GB)")
     parser.add_argument("--packed", type=Path, help="folder of part1, part2, … (default: synthetic ones)")
     options = parser.parse_args(arguments)
@@ -216,4 +216,4 @@ def emulation(environment: Environment) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.rehearsal.device import CUDA, Counts, CudaTensor, emulated
 from inference import deadline
+from inference.command import run
 from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.doctor import WEIGHTS, agreement, write_synthetic
@@ -97,4 +98,4 @@ def _saved_and_loaded(state, config: TrainingConfig, run: Run) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,4 +1,4 @@
-"""``python -m conversion view``: an image of any format, with a mask and prompts over it, as a page."""
+"""``segfm3d view IMAGE``: an image of any format, with a mask and prompts over it, as a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from dicom_files import phantom, positions, write_series
 from grids import place, rotation
 
-from conversion.__main__ import main
+from conversion.__main__ import view
 from conversion.volume import patient_ends, read_volume, write_mask
 
 
@@ -32,7 +32,7 @@ def test_an_image_with_a_mask(kind: str, label: int, tmp_path: Path) -> None:
     labels[1:3, 2:4, 1:5] = label
     write_mask(tmp_path / "mask.nrrd", labels, image)
     page = tmp_path / "page.html"
-    assert main(["view", str(scan), str(tmp_path / "mask.nrrd"), "--click", "1,2,3", "-o", str(page)]) == 0
+    assert view([str(scan), "--click", "1,2,3", "-o", str(page), str(tmp_path / "mask.nrrd")], "view") == 0
     content = json.loads(re.search(r'id="content">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)[1])
     shown = np.frombuffer(gzip.decompress(base64.b64decode(content["layers"][0]["labels"])), np.uint8)
     np.testing.assert_array_equal(shown.reshape(labels.shape), (labels > 0) * (label if label < 256 else 1))
@@ -46,6 +46,6 @@ def test_a_mask_of_another_image(tmp_path: Path, capsys: pytest.CaptureFixture[s
     sitk.WriteImage(place(), str(tmp_path / "scan.nrrd"))
     other = place(direction=rotation())
     write_mask(tmp_path / "mask.nrrd", np.ones(other.GetSize()[::-1], np.uint8), other)
-    assert main(["view", str(tmp_path / "scan.nrrd"), str(tmp_path / "mask.nrrd"), "-o", str(tmp_path / "a.html")]) == 2
+    assert view([*map(str, (tmp_path / "scan.nrrd", tmp_path / "mask.nrrd", "-o", tmp_path / "a.html"))], "view") == 2
     assert "lies elsewhere than the image" in capsys.readouterr().err
     assert not (tmp_path / "a.html").exists()

@@ -7,6 +7,7 @@ import functools
 import importlib
 import importlib.util
 import io
+import itertools
 import re
 import shlex
 import sys
@@ -20,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [README, *DOCS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "weights" / "README.md"]
-ROOMS = {"inference", "evaluation", "training", "conversion", "benchmarks"}
+ROOMS = {"inference", "evaluation", "training", "conversion", "benchmarks", "segfm3d"}
 
 FENCE = re.compile(r"^ *```[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"\bpython3? -m (?P<module>[\w.]+)(?P<rest>[^|;&\n]*)")
-MAKE = re.compile(r"(?:^|[\s`(])make (?P<target>[a-z][a-z-]*)", re.MULTILINE)
+COMMAND = re.compile(r"(?:\bpython3? -m |(?<![\w/.\-\"])(?=segfm3d ))(?P<module>[\w.]+)(?P<rest>[^|;&\n]*)")
+MAKE = re.compile(r"(?:^|[\s`(])(?<!case )make (?P<target>[a-z][a-z-]*)", re.MULTILINE)
 
 
 def name_of(page: Path) -> str:
@@ -60,14 +61,14 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 @functools.cache
-def help_of(module: str, word: str | None) -> str:
-    """What ``python -m MODULE [WORD] --help`` prints, WORD being a sub-command or a first argument."""
+def help_of(module: str, *words: str) -> str:
+    """What ``python -m MODULE WORDS --help`` prints, WORDS being sub-commands or first arguments."""
     runnable = importlib.util.find_spec(f"{module}.__main__") if _is_package(module) else None
     imported = importlib.import_module(f"{module}.__main__" if runnable else module)
     printed = io.StringIO()
-    arguments = [module, *([] if word is None else [word]), "--help"]
+    arguments = [module, *words, "--help"]
     with mock.patch.object(sys, "argv", arguments), contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
-        imported.main()
+        sys.exit(imported.main())
     return printed.getvalue()
 
 
@@ -131,7 +132,10 @@ def test_options_exist(page: Path) -> None:
     for module, words in commands(page):
         options = [word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)]
         if options and module.split(".")[0] in ROOMS:
-            first = words[0] if words and not words[0].startswith("-") else None
-            known = set(re.findall(r"--[a-z][\w-]*", help_of(module, first)))
-            unknown += [f"python -m {module} {first or ''} {option}" for option in options if option not in known]
+            first = list(itertools.takewhile(lambda word: not word.startswith("-"), words[:2]))
+            said = help_of(module, *first)
+            if (module, *first[:1]) == ("segfm3d", "view"):  # It has two helps: of an image, and of a case.
+                said += help_of(module, "view", "case.npz")
+            known = set(re.findall(r"--[a-z][\w-]*", said))
+            unknown += [f"{module} {' '.join(first)} {option}" for option in options if option not in known]
     assert not unknown

@@ -79,7 +79,9 @@ def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
         programs.mkdir()
         (programs / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         (programs / "python").chmod(0o755)
-        for name in ("inference", "evaluation", "conversion", "training", "weights", "predict.sh"):
+        (programs / "segfm3d").write_text('#!/bin/sh\nexec python -m segfm3d "$@"\n')
+        (programs / "segfm3d").chmod(0o755)
+        for name in ("inference", "evaluation", "conversion", "training", "segfm3d.py", "weights", "predict.sh"):
             (folder / name).symlink_to(ROOT / name)
     settings = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "SEGFM3D_SECONDS_PER_CLASS": "3600"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SEGFM3D_", "PYTHON"))}
@@ -120,7 +122,7 @@ def test_blocks_are_commands(page: Path) -> None:
             checked = subprocess.run(["bash", "-n", "-c", block.commands], capture_output=True, text=True, check=False)
             assert checked.returncode == 0, checked.stderr
             words = {line.split()[0] for line in block.commands.splitlines() if line.strip()}
-            assert block.language == "python" or words <= {"python", "mkdir"}, f"run or list:\n{block.text}"
+            assert block.language == "python" or words <= {"python", "segfm3d"}, f"run or list:\n{block.text}"
 
 
 @pytest.mark.slow
@@ -168,7 +170,7 @@ def _write_readme_files(folder: Path) -> None:
     sitk.WriteImage(image, str(folder / "scan.nii.gz"))
     sitk.WriteImage(truth, str(folder / "truth.nii.gz"))
     _write_series(folder / "dicom_folder", image)
-    made = "python -m conversion to-case scan.nii.gz --mask truth.nii.gz --modality CT -o case.npz\n"
+    made = "segfm3d case make scan.nii.gz --mask truth.nii.gz --modality CT -o case.npz\n"
     done = run(Block(README, "", made), folder)
     assert done.returncode == 0, done.stderr
     (folder / "DATA").mkdir()

@@ -153,7 +153,7 @@ def test_either_files_or_a_case_of_an_evaluation(arguments: list[str], capsys) -
 def test_an_image_is_shown_by_another_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.nii.gz").write_bytes(b"hello")
     assert main([str(tmp_path / "a.nii.gz"), "-o", str(tmp_path / "page.html")]) == 2
-    assert "expected an .npz: for an image, python -m conversion view" in capsys.readouterr().err
+    assert "expected an .npz, or an image and its mask" in capsys.readouterr().err
 
 
 def test_the_page_holds_the_case(shown: tuple) -> None:

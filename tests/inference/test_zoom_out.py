@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from inference.case import Case, Click, ObjectPrompts
 from inference.deadline import Deadline
+from inference.fusion import enforce_clicks
 from inference.geometry import Box
 from inference.placement import zoomed_out
 from inference.predictor import Predictor
 from inference.prompts import IMAGE
-from inference.segmenter import Segmenter, enforce_clicks, segment_case
+from inference.segmenter import Segmenter, segment_case
 from inference.window import Window
 
 PATCH = (16, 16, 16)

@@ -59,7 +59,7 @@ def test_a_folder_that_another_run_writes_into_is_left_alone(
     out.mkdir()
     arguments = ["--dry-run", "--data", str(folder), "--out", str(out), "--device", "cpu", "--workers", "0"]
     with held(out):
-        assert main(arguments) == 1
+        assert main(arguments) == 2
     assert capsys.readouterr().err == (
         f"error: {out}: another run writes into it; wait for it, end it, or give another folder with --out\n"
     )
@@ -182,11 +182,11 @@ def test_the_command_s_dry_run(folder: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_errors_of_use_are_one_line(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture):
-    assert main(["--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
-    assert main(["--data", str(folder), "--out", str(tmp_path / "out"), "--init", str(tmp_path / "none.pt")]) == 1
+    assert main(["--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert main(["--data", str(folder), "--out", str(tmp_path / "out"), "--init", str(tmp_path / "none.pt")]) == 2
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "last.pt").write_bytes(b"half a file")
-    assert main(["--data", str(folder), "--out", str(tmp_path / "broken"), "--dry-run"]) == 1
+    assert main(["--data", str(folder), "--out", str(tmp_path / "broken"), "--dry-run"]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(lines) == 3 and "last.pt" in lines[2] and "no usable case" in lines[0] and "none.pt" in lines[1]
 
@@ -257,7 +257,7 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on_later(
     finally:
         process.kill()
     assert process.returncode == code, errors
-    assert "the same command goes on from there" in output
+    assert "the same command resumes" in output
     assert errors.count("\n") <= 3 and "Traceback" not in errors
     step = torch.load(out / "last.pt", weights_only=True)["step"]
     assert step == read_log(out / "log.csv")[-1]["step"]

@@ -101,11 +101,11 @@ def test_a_broken_file_is_named_and_the_others_are_packed(tmp_path: Path, folder
 
 
 def test_wrong_use_is_one_line(tmp_path: Path, folder: Path, capsys):
-    assert main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
+    assert main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "none: no *.npz in it" in capsys.readouterr().err
     (tmp_path / "out" / "part1").mkdir(parents=True)
     (tmp_path / "out" / "part1" / "US_other.npz").write_bytes(b"another data set's")
-    assert main(["--data", str(folder), "--out", str(tmp_path / "out")]) == 1
+    assert main(["--data", str(folder), "--out", str(tmp_path / "out")]) == 2
     assert "US_other.npz and 0 more are not of" in capsys.readouterr().err
     for limits in ("0", "many", "3,-1", "nan", "inf"):
         with pytest.raises(SystemExit, match="2"):

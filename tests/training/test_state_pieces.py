@@ -91,7 +91,7 @@ def test_damage_is_named_and_nothing_is_written(
     else:
         (step / "SHA256SUMS").unlink()
         expected = f"error: {step}: no SHA256SUMS in it; expected a folder that --pieces wrote\n"
-    assert pieces.main([str(written), "--out", str(tmp_path / "joined")]) == 1
+    assert pieces.main([str(written), "--out", str(tmp_path / "joined")]) == 2
     assert capsys.readouterr().err == expected
     assert not (tmp_path / "joined").exists()
 

@@ -1,0 +1,169 @@
+"""What all commands share: parsers, the one line that an error is, and exit codes.
+
+0 is done, 1 something failed on the way, 2 wrong use: an option, or a file that cannot be used. Ctrl-C ends a command
+with 130, a reader of its output that goes away with 141. What imports this imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import NoReturn, TextIO
+
+DONE, FAILED, WRONG_USE = 0, 1, 2
+INTERRUPTED = 128 + signal.SIGINT
+CLOSED_PIPE = 128 + signal.SIGPIPE
+
+Main = Callable[[list[str], str], int]
+"""A command: its arguments and what it is called -> its exit code."""
+
+_MISTAKEN_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+"""What the operating system says of a path that should not have been given; anything else went wrong on the way."""
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Keeps the lines of an epilog, and says the defaults."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" not in text:
+            return super()._fill_text(text, width, indent)
+        return "\n".join(indent + line for line in text.splitlines())
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        unsaid = action.option_strings and action.default not in (None, False, argparse.SUPPRESS)
+        if not unsaid or "default" in text or isinstance(action.default, (list, tuple, dict)):
+            return text
+        return f"{text} (default: %(default)s)".strip()
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes options and other arguments in any order, and refuses in one line, with exit code 2.
+
+    Args:
+        prog: what the command is called.
+        description: what it does.
+        example: command lines that the help ends with, without ``prog``.
+    """
+
+    def __init__(self, prog: str, description: str, *example: str) -> None:
+        lines = ["examples:" if len(example) > 1 else "example:", *(f"  {prog} {line}" for line in example)]
+        epilog = "\n".join(lines) if example else None
+        description = " ".join(description.split())
+        super().__init__(prog, description=description, epilog=epilog, formatter_class=_HelpFormatter)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        return self.parse_intermixed_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{' '.join(message.split())}; see {self.prog} --help")
+        raise SystemExit(WRONG_USE)
+
+
+def choose(
+    prog: str, description: str, commands: Mapping[str, tuple[str, Main | str]], arguments: Sequence[str], *example: str
+) -> int:
+    """Runs the one of several commands that the first word names.
+
+    Args:
+        commands: name -> what it does, and the function that does it; one that is given as ``module:function`` is
+            imported when it is asked for.
+        example: as in :class:`Parser`.
+
+    Returns:
+        its exit code.
+    """
+    width = max(map(len, commands)) + 2
+    parser = Parser(prog, description, *example)
+    parser.usage = f"{prog} COMMAND …"
+    listed = "\n".join(f"  {name:{width}}{what}" for name, (what, _) in commands.items())
+    parser.epilog = f"commands (each has its own --help):\n{listed}" + (f"\n\n{parser.epilog}" if example else "")
+    if not arguments or arguments[0].startswith("-"):
+        parser.parse_args(arguments)
+        parser.error(f"expected a command: {', '.join(commands)}")
+    name, *rest = arguments
+    if name not in commands:
+        parser.error(f"{name}: no such command; expected {', '.join(commands)}")
+    target = commands[name][1]
+    if isinstance(target, str):
+        module, _, function = target.partition(":")
+        target = getattr(importlib.import_module(module), function)
+    return target(rest, f"{prog} {name}")
+
+
+def run(action: Callable[[], int | None], *refusals: type[Exception]) -> int:
+    """Runs a command to its end, and turns how it ended into an exit code and at most one line.
+
+    Args:
+        action: what is to be done; returns its exit code, or None for 0.
+        refusals: exceptions that mean wrong use; their text is the line.
+    """
+    try:
+        return action() or DONE
+    except BrokenPipeError as error:
+        if not _unread():
+            return fail(f"{error.strerror}: another process has ended")
+        return CLOSED_PIPE  # As other programs end: whoever closed the pipe wants no more lines.
+    except KeyboardInterrupt:
+        print_line("interrupted", sys.stderr)
+        return INTERRUPTED
+    except refusals as error:
+        fail(_described(error))
+        return WRONG_USE
+    except OSError as error:
+        fail(_described(error))
+        return WRONG_USE if isinstance(error, _MISTAKEN_PATH) else FAILED
+    finally:
+        _unread()
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process, without waiting for a computation that still runs in a thread, as after a deadline."""
+    _unread()
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        os._exit(code)
+    sys.exit(code)
+
+
+def fail(message: str) -> int:
+    """Prints the line that an error is; returns 1."""
+    print_line(f"error: {message}", sys.stderr)
+    return FAILED
+
+
+def print_line(message: str, stream: TextIO | None = None) -> None:
+    """One line for people, whatever the names in it hold: line breaks and what cannot be encoded are written out."""
+    stream = stream or sys.stdout
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    with suppress(OSError):  # A closed pipe or a full disk behind it must not cost a case its output.
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+def _described(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    return str(error) or type(error).__name__
+
+
+def _unread() -> bool:
+    """Whether nobody reads the output. What is left of it then goes nowhere: the interpreter's end would complain."""
+    unread = False
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # They are None where they were closed from the start.
+        with suppress(OSError, ValueError):  # Not every stream is a file of the operating system's.
+            ended = select.poll()
+            ended.register(stream.fileno(), 0)
+            unread |= bool(ended.poll(0))
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return unread
