@@ -11,10 +11,11 @@ import SimpleITK as sitk
 from commands import labelled, refusal
 from grids import place
 
+from conversion.direct import main as segment_image
 from conversion.prompt_file import prompts_path, read_prompt_file, write_prompts
-from inference.__main__ import main as inference
 from inference.case import Click, ObjectPrompts
 from inference.geometry import Box
+from inference.options import DEFAULT_WEIGHTS
 from tests.inference.factories import write_weights
 
 
@@ -24,7 +25,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def segment(scan: Path, weights: Path, *options: object) -> int:
-    return inference([str(scan), *map(str, options), "--weights", str(weights), "--device", "cpu"])
+    return segment_image([str(scan), *map(str, options), "--weights", str(weights), "--device", "cpu"])
 
 
 def labels_of(mask: Path) -> np.ndarray:
@@ -41,7 +42,8 @@ def begun(weights: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 
 class TestGoingOn:
-    def test_a_real_image_is_what_all_prompts_by_hand_give(self, raw: Path, weights: Path, tmp_path: Path) -> None:
+    def test_a_real_image_is_what_all_prompts_by_hand_give(self, raw: Path, tmp_path: Path) -> None:
+        weights = DEFAULT_WEIGHTS
         scan, mask = tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz"
         image = sitk.ReadImage(str(raw / "mr_adc.nii.gz"))
         x, y, z = (n // 2 for n in image.GetSize())
@@ -110,7 +112,7 @@ class TestGoingOn:
 class TestRefusals:
     def refused(self, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         capsys.readouterr()
-        return refusal(capsys, *arguments, command=inference)
+        return refusal(capsys, *arguments, command=segment_image)
 
     def test_a_mask_without_prompts(self, begun: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
         scan, mask = begun

@@ -18,7 +18,6 @@ from conversion.__main__ import main
 from conversion.direct import main as segment
 from conversion.source import Source
 from conversion.volume import check_same_grid, read_volume
-from inference.__main__ import main as inference
 from inference.__main__ import main as predict
 from inference.case import ObjectPrompts
 from inference.refinement import ObjectReport
@@ -150,7 +149,7 @@ class TestOneGo:
         scan, truth, _ = labelled(tmp_path, place(), (17, 1035))
         monkeypatch.setattr("inference.predictor.Predictor.expected_seconds", lambda *_: 1e9)
         common = ["--previous", str(truth), "--weights", str(weights), "--device", "cpu", "-o"]
-        assert inference([str(scan), "--click", "1035:2,5,3", *common, str(tmp_path / "new.nrrd")]) == 0
+        assert segment([str(scan), "--click", "1035:2,5,3", *common, str(tmp_path / "new.nrrd")]) == 0
         said = capsys.readouterr().out
         assert "object 1035: taking its previous mask" in said and "object 2:" not in said
         assert re.search(r"^object 1035: .* ml .* s on cpu; no time for a patch of .*, taking its previous", said, re.M)

@@ -78,7 +78,7 @@ def test_a_network_that_fails_is_an_error_though_something_is_scored(cases, tmp_
 def test_the_worst_case_is_shown_by_the_command_that_a_run_ends_with(cases, tmp_path, capsys):
     assert run(cases, tmp_path / "results", "--drop-boxes") == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("worst case")]
-    words = shlex.split(line.partition("python -m evaluation.view ")[2])
+    words = shlex.split(line.partition("segfm3d view ")[2])
     assert "--drop-boxes" in words
     assert view.main([*words, "-o", str(tmp_path / "page.html")]) == 0
 
@@ -190,7 +190,7 @@ def test_several_folders_stand_side_by_side_in_the_terminal(cases, tmp_path, cap
     assert table.splitlines()[1].split() == ["cases", "3", "1"]
     table, said = table.split("\n\n")
     assert said.splitlines()[0] == f"table of cases: {results / 'ellipsoid' / 'metrics.csv'}"
-    command = shlex.split(said.splitlines()[-1].partition("python -m evaluation ")[2])
+    command = shlex.split(said.splitlines()[-1].partition("segfm3d ")[2])
     assert command == ["report", "--cases", str(cases), str(unseen), "--results", str(results)]
     assert main(command) == 0
     assert capsys.readouterr().out == f"{table}\n{results / 'report.html'}\n"
