@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nilearn import datasets
 
 import segfm3d
 from inference.command import Parser, run
@@ -259,6 +261,26 @@ class TestFromPython:
         )
         np.testing.assert_array_equal(labels, read(mask))
         np.testing.assert_array_equal(labels, read(tmp_path / "new" / "same.nrrd"))
+
+    @pytest.mark.slow
+    def test_a_head(self, tmp_path: Path) -> None:
+        """The demo's MRI at 2 mm, with the embedded weights: a box, then a click outside of the mask that it gave."""
+        head = datasets.load_mni152_template(resolution=2)
+        brain = np.asarray(datasets.load_mni152_brain_mask(resolution=2).dataobj).T > 0
+        nibabel.save(head, tmp_path / "head.nii.gz")
+        box = [(int(where.min()), int(where.max())) for where in np.nonzero(brain)]
+        first = segfm3d.segment(tmp_path / "head.nii.gz", box=box, device="cpu", output=tmp_path / "mask.nii.gz")
+        assert first.shape == brain.shape
+        assert 2 * np.count_nonzero((first == 1) & brain) / (first.sum() + brain.sum()) > 0.9
+        place = tuple(int(v) for v in np.argwhere((first == 1) & ~brain)[0])
+        second = segfm3d.segment(
+            tmp_path / "head.nii.gz",
+            box=box,
+            previous=tmp_path / "mask.nii.gz",
+            clicks=["bg:{},{},{}".format(*place)],
+            device="cpu",
+        )
+        assert second[place] == 0
 
     def test_boxes_of_several_objects(self) -> None:
         one = ((2, 5), (3, 7), (4, 8))
