@@ -9,7 +9,7 @@ from evaluation.modality import MODALITIES, OTHER
 from evaluation.published import ABSTRACT, PAPER, TABLE_3, TABLE_4, TABLE_4_OVERALL
 from evaluation.results import CaseResult, Scores
 
-MODALITY_ORDER = (*MODALITIES.values(), OTHER)
+MODALITY_ORDER = (*(item.title for item in MODALITIES.values()), OTHER)
 
 ALL = "All cases"
 
