@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inference.atomic import replacing
+from inference.voxels import voxel
 from training import regions, shapes
 from training.appearance import make_image
 from training.config import DEFAULT
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finer = DEFAULT.model.finer if options.finer else 1
-    patch = tuple(n * finer for n in DEFAULT.model.patch)
+    patch = voxel(n * finer for n in DEFAULT.model.patch)
     kinds: dict[str, Draw] = {name: partial(_drawn, patch, name) for name in shapes.KINDS}
     if maps:
         kinds["library"] = partial(_of_library, patch, maps)
