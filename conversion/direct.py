@@ -119,7 +119,7 @@ def segmented(source: Source, segmenter: Segmenter, name: str) -> NDArray[np.uns
     numbered = source if max(ids) <= MAX_OBJECTS else source.renumbered()
     prompted = tuple(item for item in numbered.objects if item.box is not None or item.clicks)
     case = Case(name, numbered.volume, numbered.spacing, prompted, numbered.previous)
-    if not prompted:
+    if source.previous is not None and not prompted:
         print(f"{name}: neither a box nor a click, so every object stays as it is")
         return source.previous
     from inference.segmenter import segment_case

@@ -95,7 +95,7 @@ def rescale(volume: NDArray, modality: str | None, window: str | None) -> tuple[
 
 def _what_is_left(scaled: NDArray[np.uint8], volume: NDArray) -> str:
     """What is to be said of a window that leaves little of an image; empty where it leaves enough."""
-    counts = sum(np.bincount(plane.ravel(), minlength=TOP + 1) for plane in scaled)
+    counts = np.sum([np.bincount(plane.ravel(), minlength=TOP + 1) for plane in scaled], axis=0)
     levels = int(np.count_nonzero(counts))
     if levels == 1:
         return f"; every voxel becomes {scaled.flat[0]}, so nothing can be seen in it: expected another window"
