@@ -28,16 +28,21 @@ $(VENV)/.peers: requirements-peers.txt $(VENV)/.development
 demo: $(VENV)/.development  ## segment a real head MRI, click once, draw the result (demo/demo.png)
 	$(VENV)/bin/python -m evaluation.demo --out demo
 
+# How many tests run side by side; each has one thread, and up to 2 GB of memory.
+TEST_PROCESSES ?= auto
+
 test: $(VENV)/.peers  ## run the tests, those of the image too if it is built
-	$(VENV)/bin/python -m pytest
+	@echo "The fast tests of all rooms, of the documentation too: about 4 minutes on two idle cores."
+	@echo "make test-slow adds what takes minutes: the full network, overfitting, compiling, torchrun, the commands of the pages."
+	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --maxprocesses 4 --dist worksteal
 	@if docker image inspect $(IMAGE):latest >/dev/null 2>&1; then $(MAKE) test-image; \
 	else echo "no image $(IMAGE):latest, so it is not tested; make build makes it"; fi
 
 test-slow: $(VENV)/.peers  ## run the tests that take minutes
 	$(VENV)/bin/python -m pytest -m 'slow and not image'
 
-lint: $(VENV)/.development  ## check the style
-	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+lint: $(VENV)/.development  ## check the style and the types
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/ty check
 
 # An environment with a GPU machine's versions, made where it is not there (3 GB).
 REHEARSAL_ENV ?= runs/rehearsal

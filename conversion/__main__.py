@@ -159,9 +159,10 @@ def _view(options: argparse.Namespace) -> None:
             print(f"{options.mask.name}: labels {', '.join(map(str, ids))} are shown as 1 to {len(ids)}")
             labels = renumber(labels, ids)
         layers.append(Layer("result", labels))
+    if source.previous is not None and source.previous.dtype != np.uint8:
+        source = source.renumbered()
     if source.previous is not None:
-        source = source if source.previous.dtype == np.uint8 else source.renumbered()
-        layers.append(Layer("previous", source.previous))
+        layers.append(Layer("previous", source.previous.astype(np.uint8)))
     case = Case(options.image.name, source.volume, source.spacing, source.objects, source.previous)
     size = write_view(page, case, layers, ends=patient_ends(source.image))
     print(f"{page}: {size / 1e6:.1f} MB; open it in a browser")

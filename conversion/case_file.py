@@ -60,7 +60,7 @@ def write_case(
     if list(ids) != list(range(1, len(ids) + 1)):
         arrays["label_ids"] = np.array(ids)
     with replacing(path) as unfinished, unfinished.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=True, **arrays)
 
 
 def read_result(path: Path) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,14 +121,14 @@ def _series(uid: str, members: list[tuple[Path, Dataset]]) -> Series:
 
 
 def _chosen(folder: Path, series: list[Series], number: int | None) -> Series:
-    numbers = [s.number for s in series]
+    numbers: list[int | None] = [s.number for s in series]
     if None in numbers or len(set(numbers)) < len(
         numbers
     ):  # Then their order in the list is all that tells them apart.
-        numbers = list(range(1, len(series) + 1))
+        numbers = [*range(1, len(series) + 1)]
     if number is None and len(series) == 1:
         return series[0]
-    if number in numbers:
+    if number is not None and number in numbers:
         return series[numbers.index(number)]
     listed = "; ".join(f"--series {n} ({s})" for n, s in zip(numbers, series))
     asked = "" if number is None else f", none of them {number}"
@@ -178,7 +178,7 @@ def _damaged(path: Path, reason: object) -> ConversionError:
 
 
 def _stack(path: Path, series: Series, log: Callable[[str], None]) -> sitk.Image:
-    slices = [(file, _read(file)) for file in series.files]
+    slices: list[tuple[Path, Dataset]] = [(file, _read(file)) for file in series.files]
     shapes = Counter((int(dataset.Rows), int(dataset.Columns)) for _, dataset in slices)
     if len(shapes) > 1:
         found = ", ".join(f"{count} of {rows}×{columns}" for (rows, columns), count in shapes.items())
@@ -303,7 +303,7 @@ def _image(volume: NDArray[np.float32], grid: Grid, modality: str) -> sitk.Image
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Pydicom's warnings about values that a standard does not allow and everyone writes, left out for a block."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -180,7 +180,7 @@ def segmented(
     names = dict(zip(numbered.ids, ids))
     prompted = tuple(item for item in numbered.objects if item.label not in numbered.unchanged)
     case = Case(name, numbered.volume, numbered.spacing, prompted, numbered.previous)
-    if not prompted:
+    if source.previous is not None and not prompted:
         print(f"{name}: no new box and no new click, so every object stays as it is")
         return source.previous, {}
     from inference.segmenter import segment_case

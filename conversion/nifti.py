@@ -11,7 +11,7 @@ import io
 import logging
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -131,7 +131,9 @@ def _check_kind(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
         size = "×".join(map(str, shape))
         raise ConversionError(f"{path}: has {len(shape)} axes ({size}); expected a single volume of three")
     if dtype.kind == "V":
-        raise ConversionError(f"{path}: has {len(dtype)} values a voxel (colour or vectors); expected one grey value")
+        raise ConversionError(
+            f"{path}: has {len(dtype.names or ())} values a voxel (colour or vectors); expected one grey value"
+        )
     if dtype.kind == "c":
         raise ConversionError(f"{path}: holds complex numbers; expected real ones, for example their magnitude")
 
@@ -233,7 +235,7 @@ def _axes(which: NDArray[np.bool_]) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Nibabel's log, where it repeats what is said here or repairs what does no harm, left out for a block."""
     log = logging.getLogger("nibabel.global")
     before = log.level

@@ -20,6 +20,7 @@ from evaluation.orientation import Ends, draw_letters
 from inference.atomic import replacing
 from inference.case import ObjectPrompts
 from inference.geometry import Voxel
+from inference.voxels import voxel
 
 MOST_OBJECTS = 12
 """Rows of the picture; further objects are left out of it."""
@@ -114,9 +115,9 @@ def _draw(
 def _middle(mask: NDArray[np.bool_], item: ObjectPrompts) -> Voxel:
     """Where to cut: the slices with most of the object, or else where the user pointed."""
     if mask.any():
-        return tuple(int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3))
+        return voxel(int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3))
     if item.box is not None:
-        return tuple((lower + upper) // 2 for lower, upper in zip(item.box.lower, item.box.upper))
+        return voxel((lower + upper) // 2 for lower, upper in zip(item.box.lower, item.box.upper))
     if item.clicks:
         return item.clicks[-1].position
-    return tuple(n // 2 for n in mask.shape)
+    return voxel(n // 2 for n in mask.shape)

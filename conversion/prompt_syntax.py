@@ -13,6 +13,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -93,14 +94,14 @@ def read_box(text: str, image: sitk.Image, log: Callable[[str], None] = print) -
     if _is_named(text):
         ranges = _named(option, text, _range)
         points = list(itertools.product(*(ranges[axis] for axis in range(3))))
-        voxels = np.array([_continuous(point, image) for point in points])
+        voxels = np.array([_continuous((x, y, z), image) for x, y, z in points])
         span = _extent(image)
     else:
         words = _words(text)
-        ranges = [_range(word) for word in words]
-        if len(words) != 3 or None in ranges:
+        found = [pair for word in words if (pair := _range(word)) is not None]
+        if len(words) != 3 or len(found) != 3:
             raise ConversionError(f"{option}: not a box; expected {BOX_HELP}")
-        voxels = np.array(ranges).T
+        voxels = np.array(found).T
         span = _span(shape)
     box = Box(_rounded(voxels.min(axis=0)), _rounded(voxels.max(axis=0)))
     clipped = box.clipped(shape)
@@ -119,18 +120,19 @@ def read_click(text: str, image: sitk.Image) -> tuple[int | None, Click]:
         ConversionError: not a click, or outside the image.
     """
     option = f"--click {text}"
-    label, kind, place = re.fullmatch(r"\s*(?:(\d+):)?(?:(fg|bg):)?(.*)", text, re.DOTALL).groups()
+    label, kind, place = _groups(r"\s*(?:(\d+):)?(?:(fg|bg):)?(.*)", text)
     label = None if label is None else int(label)
     if label == 0:
         raise ConversionError(f"{option}: no object 0, which is the background; expected 1 or more")
     shape = image.GetSize()[::-1]
     if _is_named(place):
         millimetres = _named(option, place, _number)
-        position = _rounded(_continuous(tuple(millimetres[axis][0] for axis in range(3)), image))
+        position = _rounded(_continuous((millimetres[0][0], millimetres[1][0], millimetres[2][0]), image))
         span = _extent(image)
     else:
-        numbers = [_number(word) for word in _words(place)]
-        if len(numbers) != 3 or None in numbers:
+        words = _words(place)
+        numbers = [number for word in words if (number := _number(word)) is not None]
+        if len(words) != 3 or len(numbers) != 3:
             raise ConversionError(f"{option}: not a click; expected {CLICK_HELP}")
         position = _rounded(np.concatenate(numbers))
         span = _span(shape)
@@ -159,11 +161,18 @@ def _words(text: str) -> list[str]:
     return re.split(r"\s*,\s*|\s+", text.strip().strip("()[]").strip())
 
 
+def _groups(pattern: str, text: str) -> tuple[Any, ...]:
+    """The groups of a pattern that fits any text."""
+    found = re.fullmatch(pattern, text, re.DOTALL)
+    assert found is not None, f"{pattern} is to fit any text, and does not fit {text!r}"
+    return found.groups()
+
+
 def _named(option: str, text: str, read: Callable[[str], tuple[float, ...] | None]) -> dict[int, tuple[float, ...]]:
     """Axis of patient space -> the numbers that ``read`` finds after its name, with its sign."""
     found = {}
     for word in text.strip().strip("()[]").split(","):
-        name, value = re.fullmatch(r"\s*([^=:\s]*)\s*[=:\s]?\s*(.*?)\s*", word, re.DOTALL).groups()
+        name, value = _groups(r"\s*([^=:\s]*)\s*[=:\s]?\s*(.*?)\s*", word)
         axis, sign = AXES.get(name.upper(), (None, 0))
         numbers = read(value)
         if axis is None or numbers is None or axis in found:
@@ -179,8 +188,8 @@ def _named(option: str, text: str, read: Callable[[str], tuple[float, ...] | Non
 
 def _range(word: str) -> tuple[float, float] | None:
     first, _, last = word.partition(":")
-    ends = _number(first), _number(last)
-    return None if None in ends else ends[0] + ends[1]
+    lower, upper = _number(first), _number(last)
+    return None if lower is None or upper is None else lower + upper
 
 
 def _number(word: str) -> tuple[float] | None:

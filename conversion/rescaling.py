@@ -9,14 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conversion.volume import ConversionError
+from evaluation.modality import CT_WINDOWS, MODALITIES
 
 TOP = 255
 
 PERCENTILES = (0.5, 99.5)
-
-CT_WINDOWS = {"soft": (400.0, 40.0), "lung": (1500.0, -160.0), "brain": (80.0, 40.0), "bone": (1800.0, 400.0)}
-"""Width and level in Hounsfield units, as the paper gives them."""
-
 
 FEW = 8
 """An image of more values that a window leaves so many grey levels of is hardly one, and that is said."""
@@ -38,7 +35,7 @@ class Window:
 
 
 def parse_window(text: str) -> Window | None:
-    """``soft``, ``lung``, ``brain``, ``bone``, or a width and a level as ``W,L``; None for ``percentile``.
+    """A name of :data:`evaluation.modality.CT_WINDOWS`, or a width and a level as ``W,L``; None for ``percentile``.
 
     Raises:
         ConversionError: anything else.
@@ -61,7 +58,7 @@ def rescale(volume: NDArray, modality: str | None, window: str | None) -> tuple[
 
     Args:
         volume: (D, H, W), a real dtype. What is not finite counts as the smallest finite value.
-        modality: ``CT`` for the soft-tissue window where no other is asked for.
+        modality: a key of :data:`evaluation.modality.MODALITIES`, which tells the window where no other is asked for.
         window: what :func:`parse_window` reads, which is then used whatever the image; None to choose as the paper
             does: as it is if it is in [0, 255] already, else a window for CT and the percentiles for all others.
 
@@ -71,6 +68,7 @@ def rescale(volume: NDArray, modality: str | None, window: str | None) -> tuple[
     Raises:
         ConversionError: an unknown window, or no finite value at all.
     """
+    usual = MODALITIES[modality].window if modality in MODALITIES else None
     asked = None if window is None else parse_window(window)
     volume, note = _finite(volume)
     if window is None and _in_range(volume):
@@ -79,8 +77,8 @@ def rescale(volume: NDArray, modality: str | None, window: str | None) -> tuple[
         if low == high:
             note += f"; every voxel is {low:g}, so nothing can be seen in it"
         return unchanged, f"intensities {low:g} to {high:g}: in [0, {TOP}] already, left as they are{note}"
-    if asked is None and window is None and modality == "CT":
-        asked = Window.of(*CT_WINDOWS["soft"])
+    if window is None and usual is not None:
+        asked = Window.of(*CT_WINDOWS[usual])
     if asked is None:
         asked = Window(*(float(value) for value in np.percentile(volume, PERCENTILES)))
         if asked.high <= asked.low:  # All but a few voxels are the same: nothing to leave out.
@@ -90,14 +88,14 @@ def rescale(volume: NDArray, modality: str | None, window: str | None) -> tuple[
     for plane, result in zip(volume, scaled):  # Slice by slice: no copy of the volume in floating point.
         result[...] = np.rint((np.clip(plane.astype(np.float64), asked.low, asked.high) - asked.low) * scale)
     note += _what_is_left(scaled, volume)
-    if modality == "CT" and volume.min() >= 0:
+    if usual is not None and volume.min() >= 0:
         note += "; no value is below 0, though air is −1000 in Hounsfield units: is this CT offset by 1024?"
     return scaled, f"intensities {asked.low:g} to {asked.high:g} become 0 to {TOP}, others are clipped{note}"
 
 
 def _what_is_left(scaled: NDArray[np.uint8], volume: NDArray) -> str:
     """What is to be said of a window that leaves little of an image; empty where it leaves enough."""
-    counts = sum(np.bincount(plane.ravel(), minlength=TOP + 1) for plane in scaled)
+    counts = np.sum([np.bincount(plane.ravel(), minlength=TOP + 1) for plane in scaled], axis=0)
     levels = int(np.count_nonzero(counts))
     if levels == 1:
         return f"; every voxel becomes {scaled.flat[0]}, so nothing can be seen in it: expected another window"

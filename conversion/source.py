@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from conversion.masks import read_labels, renumber
 from conversion.prompt_file import StoredPrompts
 from conversion.prompt_syntax import BOX_HELP, CLICK_HELP, read_prompts
-from conversion.rescaling import CT_WINDOWS, rescale
+from conversion.rescaling import rescale
 from conversion.volume import ConversionError, modality, read_volume
-from evaluation.modality import MODALITIES
+from evaluation.modality import CT_WINDOWS, MODALITIES, modality_called
 from inference.case import ObjectPrompts
 
 COORDINATES = """\
@@ -100,7 +100,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     reading.add_argument(
         "--modality",
         type=modality_name,
-        metavar="CT|MR|PET|US|Microscopy",
+        metavar="|".join(MODALITIES),
         help="what the image is; CT gets a window, all others are clipped at percentiles 0.5 and 99.5 "
         "(default: what DICOM says)",
     )
@@ -117,11 +117,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def modality_name(text: str) -> str:
     """What people and DICOM call a modality -> what the challenge calls it."""
-    names = {name.lower(): name for name in MODALITIES}
-    names |= {"mri": "MR", "pt": "PET", "ultrasound": "US", "em": "Microscopy", "sm": "Microscopy"}
-    if text.lower() not in names:
+    name = modality_called(text)
+    if name is None:
         raise argparse.ArgumentTypeError(f"{text}: no such modality; expected one of {', '.join(MODALITIES)}")
-    return names[text.lower()]
+    return name
 
 
 def read_source(options: argparse.Namespace, earlier: StoredPrompts | None = None) -> Source:
@@ -135,8 +134,8 @@ def read_source(options: argparse.Namespace, earlier: StoredPrompts | None = Non
     """
     image = read_volume(options.image, options.series)
     kind = options.modality or modality(image)
-    if kind == "PT":
-        kind = "PET"
+    if kind is not None:
+        kind = modality_called(kind) or kind
     if earlier is not None:
         earlier.check_is_of(image, options.image.name)
     previous, known = (None, ()) if options.previous is None else read_labels(options.previous, image)

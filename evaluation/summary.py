@@ -8,7 +8,7 @@ import numpy as np
 from evaluation.modality import MODALITIES, OTHER
 from evaluation.results import CaseResult, Scores
 
-MODALITY_ORDER = (*MODALITIES.values(), OTHER)
+MODALITY_ORDER = (*(item.title for item in MODALITIES.values()), OTHER)
 
 ALL = "All cases"
 

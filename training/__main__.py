@@ -152,7 +152,11 @@ def _config(options: argparse.Namespace, network: NetworkConfig | None) -> Train
     if options.final_learning_rate:
         config = replace(config, final_learning_rate=options.final_learning_rate)
     batch = {"batch": options.batch or config.batch, "finer_batch": options.finer_batch or config.finer_batch}
-    config = replace(config, **({"batch": 1, "finer_batch": 1, "accumulate": 1} if options.dry_run else batch))
+    if options.dry_run:  # With weights to begin with, the network is not small, and a click is a forward.
+        few = replace(config.sampling, clicks=(0.5, 0.5))
+        config = replace(config, batch=1, finer_batch=1, accumulate=1, sampling=few)
+    else:
+        config = replace(config, **batch)
     network = network or (DRY_NETWORK if options.dry_run else config.model.network)
     # Three voxels in the lowest stage: with two, oneDNN's bfloat16 gradients are not always finite.
     edge = options.patch or (3 * network.stride if options.dry_run else None)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from inference.voxels import voxel
 from training.noise import generator, grown, smooth_noise
 from training.shapes.fields import Scene, coordinates
 
@@ -41,7 +42,7 @@ def make_image(scene: Scene, random: np.random.Generator) -> tuple[Tensor, Tenso
     if random.random() < 0.2:
         signal, truth = _thick_slices(signal, truth, random)
     if style in ("plain", "speckle") and random.random() < 0.5:
-        signal = signal * torch.exp(0.3 * smooth_noise(tuple(signal.shape), int(random.integers(2, 5)), random))
+        signal = signal * torch.exp(0.3 * smooth_noise(voxel(signal.shape), int(random.integers(2, 5)), random))
     image = _noisy(signal, truth, thin, style, random)
     padding = _padding(truth, random) if random.random() < 0.2 else None
     if padding is None:
@@ -54,7 +55,7 @@ def make_image(scene: Scene, random: np.random.Generator) -> tuple[Tensor, Tenso
 
 def _signal(labels: Tensor, truth: Tensor, thin: bool, style: str, random: np.random.Generator) -> Tensor:
     """The scene without blur and noise: a mean for each structure, tissues behind it, textures, rims."""
-    shape = tuple(labels.shape)
+    shape = voxel(labels.shape)
     structures = int(labels.max()) + 1
     regions, tissues = _tissues(labels, random)
     means = random.uniform(0, 1, structures + tissues)
@@ -105,7 +106,7 @@ def _tissues(labels: Tensor, random: np.random.Generator) -> tuple[Tensor, int]:
     Returns:
         the structures and tissues, numbered on, and how many tissues there are.
     """
-    shape, first = tuple(labels.shape), int(labels.max()) + 1
+    shape, first = voxel(labels.shape), int(labels.max()) + 1
     tissues, regions = int(random.integers(0, 5)), labels
     if tissues > 1:
         noise = smooth_noise(shape, int(random.integers(3, 9)), random)
@@ -127,7 +128,7 @@ def _texture(shape: tuple[int, int, int], random: np.random.Generator) -> Tensor
         waves = float(random.uniform(3, 12)) * math.pi / half
         return torch.sin(u * waves + smooth_noise(shape, 4, random)) * 1.4
     fine = np.exp(random.uniform(math.log(6), math.log(max(*shape, 12) / 2), 3))
-    cells = tuple(int(n) for n in (fine if random.random() < 0.3 else np.full(3, fine[0])))
+    cells = voxel(fine if random.random() < 0.3 else np.full(3, fine[0]))
     return smooth_noise(shape, cells, random)
 
 

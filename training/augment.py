@@ -28,12 +28,13 @@ class Turn:
 
     def of_slices(self, slices: tuple[slice, slice, slice], shape: Voxel) -> tuple[slice, slice, slice]:
         """Where a block of a patch of that shape lies in the turned patch."""
-        turned = list(slices)
+        turned = [*slices]
         for axis in self.flipped:
             turned[axis] = slice(max(shape[axis] - slices[axis].stop, 0), shape[axis] - slices[axis].start)
         for a, b in self.exchanged:
             turned[a], turned[b] = turned[b], turned[a]
-        return tuple(turned)
+        z, y, x = turned
+        return z, y, x
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from evaluation.modality import MODALITIES
 from inference.checkpoint import ModelConfig
 from inference.network import FULL, NetworkConfig
 from inference.prompts import PAPER_STYLE
@@ -142,7 +143,7 @@ DEFAULT = TrainingConfig(
         human_clicks=0.25,
         no_box=0.5,
         no_prompt=0.02,
-        modalities=(("CT", 1.0), ("MR", 2.0), ("PET", 0.7), ("US", 0.5), ("Microscopy", 1.0)),
+        modalities=tuple((key, item.frequency) for key, item in MODALITIES.items()),
         perfect_window=0.5,
         augment=True,
         synthetic=0.1,

@@ -206,7 +206,7 @@ def _component(labels: Tensor, placement: Placement, generator: torch.Generator 
     return (labels == chosen) & (labels > 0)
 
 
-def _position(where: Tensor, shape: torch.Size) -> Tensor:
+def _position(where: Tensor, shape: tuple[int, ...]) -> Tensor:
     """(N,) place in memory of a patch with its border -> (N, 3) voxel of the patch without."""
     _, height, width = shape
     return torch.stack((where // (height * width), where // width % height, where % width), dim=1) - 1

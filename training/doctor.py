@@ -209,8 +209,8 @@ def write_synthetic(folder: Path, count: int = 2) -> Path:
             inside = sum(((axis - c) / r) ** 2 for axis, c, r in zip(axes, centre, radii)) <= 1
             labels[inside] = label
             image[inside] += 50 * label
-        content = {"imgs": image.clip(0, 255).astype(np.uint8), "gts": labels, "spacing": np.ones(3)}
-        np.savez_compressed(folder / f"{modality}_synthetic_{seed}.npz", **content)
+        path, image = folder / f"{modality}_synthetic_{seed}.npz", image.clip(0, 255).astype(np.uint8)
+        np.savez_compressed(path, imgs=image, gts=labels, spacing=np.ones(3))
     return folder
 
 

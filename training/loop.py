@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +75,13 @@ class Run:
 
     def progress(self, step: int, seconds: float) -> float:
         """Returns how much of the run lies behind, from 0 to 1."""
-        done = step / self.steps if self.minutes is None else seconds / (60 * self.minutes)
+        done = seconds / self.limit if self.steps is None else step / self.steps
         return min(done, 1.0)
+
+    @property
+    def limit(self) -> float:
+        """Seconds of the run in all; infinite where steps say when it ends."""
+        return float("inf") if self.minutes is None else 60 * self.minutes
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,8 @@ def train(
         state = begin(config, run, initial)
         if run.compile:
             # Two sizes of patches: one graph for any size would be slower than one for each.
-            state.network.to(memory_format=torch.channels_last_3d).compile(dynamic=False)
+            state.network.to(memory_format=torch.channels_last_3d)  # ty: ignore[no-matching-overload]  # No stub has it.
+            state.network.compile(dynamic=False)
         forward = _parallel(state.network, run.device) if processes > 1 else state.network
         clock = _Clock(run, state.seconds)
         drawn = iter(
@@ -174,7 +180,7 @@ def train(
                 state.step += 1
                 state.samples += processes * step.samples
                 state.seconds = clock.tick()
-                if rank != 0:
+                if log is None:  # The first process alone writes.
                     continue
                 row = {"step": state.step, "samples": state.samples, "seconds": state.seconds, "learning_rate": rate}
                 log.step(row, loss, dice, waited)
@@ -184,7 +190,7 @@ def train(
                     with clock.saving():
                         log.report(state.skipped)
                         _save(state, config, run)
-            if rank == 0:
+            if log is not None:
                 log.report(state.skipped)
                 _save(state, config, run)
         del drawn  # Ends the workers.
@@ -239,7 +245,7 @@ def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def _signals() -> Generator[list[int]]:
     """Gathers SIGTERM and SIGINT, once each: a second one of the same kind ends the process at once."""
     received: list[int] = []
 
@@ -280,7 +286,7 @@ class _Clock:
         return self._run.clock() - self._saved >= self._run.checkpoint_every
 
     @contextmanager
-    def saving(self) -> Iterator[None]:
+    def saving(self) -> Generator[None]:
         began = self._run.clock()
         yield
         self._saved = self._step_began = self._run.clock()
@@ -294,7 +300,7 @@ class _Clock:
         else:
             # A step, and a save that takes twice as long as the longest one so far, still fit.
             reserve = self._longest_step + 2 * self._longest_save + (0.0 if self._longest_save else FIRST_SAVE)
-            stop = stop or self.total + reserve >= 60 * self._run.minutes
+            stop = stop or self.total + reserve >= self._run.limit
         if distributed.is_initialized():
             agreed = torch.tensor([float(stop), self.total], device=self._run.device)
             distributed.all_reduce(agreed, distributed.ReduceOp.MAX)

@@ -36,7 +36,9 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(  # ty: ignore[incompatible-method-override]  # Typed as torch types its own optimizers.
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -44,13 +46,13 @@ class Muon(torch.optim.Optimizer):
                 self._update(parameters, group["lr"], group["weight_decay"], group["momentum"])
         return loss
 
-    def _update(self, parameters: list[nn.Parameter], rate: float, weight_decay: float, momentum: float) -> None:
+    def _update(self, parameters: list[Tensor], rate: float, weight_decay: float, momentum: float) -> None:
         """Updates all parameters with few operations, since on a GPU each costs the same for any size."""
         for parameter in parameters:
             if not self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
         taken = 1 - getattr(self, "found_inf", torch.zeros((), device=parameters[0].device))
         torch._foreach_mul_(momenta, 1 - (1 - momentum) * taken)
         torch._foreach_add_(momenta, gradients, alpha=1 - momentum)

@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,7 +122,7 @@ def _joined(folder: Path) -> dict:
     sums = folder / CHECKSUMS
     if not sums.is_file():
         raise PiecesError(f"{folder}: no {CHECKSUMS} in it; expected a folder that --pieces wrote")
-    expected = dict(reversed(line.split("  ", 1)) for line in sums.read_text().splitlines())
+    expected = {name: digest for digest, _, name in (line.partition("  ") for line in sums.read_text().splitlines())}
     for name, digest in expected.items():
         path = folder / name
         if not path.is_file():
@@ -154,7 +155,7 @@ def _halved(content: dict) -> dict:
 def _whole(state: dict) -> dict:
     """The state in float32 again."""
 
-    def whole(value: object) -> object:
+    def whole(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: whole(each) for key, each in value.items()}
         if isinstance(value, list):

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from inference.atomic import replacing
 from inference.command import Parser, run
+from inference.voxels import voxel
 from training import regions, shapes
 from training.appearance import make_image
 from training.config import DEFAULT
@@ -48,7 +49,7 @@ def _preview(options: argparse.Namespace) -> None:
     volumes = load_volumes(options.data, at_most=options.at_most) if options.data else []
     maps = load_shapes(options.shapes) if options.shapes else []
     finer = DEFAULT.model.finer if options.finer else 1
-    patch = tuple(n * finer for n in DEFAULT.model.patch)
+    patch = voxel(n * finer for n in DEFAULT.model.patch)
     kinds: dict[str, Draw] = {name: partial(_drawn, patch, name) for name in shapes.KINDS}
     if maps:
         kinds["library"] = partial(_of_library, patch, maps)

@@ -13,6 +13,7 @@ from scipy.ndimage import label as connected_components
 from torch import Tensor
 from torch.nn.functional import pad
 
+from inference.voxels import voxel
 from training.noise import grown, local_mean
 
 KINDS = {"solid": 0.4, "thin": 0.3, "scattered": 0.3}
@@ -137,7 +138,7 @@ def _scattered(image: Tensor, content: Tensor, random: np.random.Generator) -> T
         values = _local_contrast(image, content, random)
     elif random.random() < 0.4:
         values = -values
-    part = content & _part(tuple(image.shape), random)
+    part = content & _part(voxel(image.shape), random)
     inside = values[part][::3]
     if len(inside) < 500:
         return None

@@ -55,6 +55,7 @@ def render(packed: PackedRecipes, volumes: list[Volume]) -> Batch:
         object_ = _object(recipe, volume)
         shown[IMAGE] = recipe.turn.of(_image(recipe, volume))
         if recipe.coarse is not None:
+            assert recipe.noise is not None, "the two come together"
             shown[PREVIOUS] = recipe.turn.of(coarse_mask(object_, recipe.coarse, recipe.noise))
         if recipe.box is not None:
             shown[BOX][recipe.turn.of_slices(box_slices(recipe.box, recipe.window), patch)] = 1
@@ -68,6 +69,7 @@ def render(packed: PackedRecipes, volumes: list[Volume]) -> Batch:
 def _image(recipe: Recipe, volume: Volume | None) -> Tensor:
     if recipe.image is not None:
         return recipe.image
+    assert volume is not None, "a recipe without an image is of a volume"
     return volume.image.crop(recipe.window, remembered_resampling)
 
 
@@ -75,6 +77,7 @@ def _object(recipe: Recipe, volume: Volume | None) -> Tensor:
     """The object in the window, before any turn: [0, 1] or bool."""
     if recipe.truth is not None:
         return recipe.truth
+    assert volume is not None, "a recipe without a mask is of a volume"
 
     def values(part: Tensor) -> Tensor:
         if recipe.table is not None:

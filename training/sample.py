@@ -13,6 +13,7 @@ from inference.case import Click, ObjectPrompts
 from inference.checkpoint import ModelConfig
 from inference.geometry import Box, Voxel
 from inference.placement import window_for
+from inference.voxels import voxel
 from inference.window import Window
 from training.appearance import make_image
 from training.augment import draw_intensities, draw_turn
@@ -158,9 +159,9 @@ def region_image(volume: Volume, model: ModelConfig, random: np.random.Generator
     # A finer look is had of what is larger.
     zoom = float(np.exp(random.uniform(math.log(REGION_ZOOM[0] * finer), math.log(REGION_ZOOM[1]))))
     # Along a short axis no more than the image, so that the window is not mostly padding.
-    size = tuple(max(min(round(zoom * n), max(n, extent)), 8) for n, extent in zip(model.patch, shape))
+    size = voxel(max(min(round(zoom * n), max(n, extent)), 8) for n, extent in zip(model.patch, shape))
     # The middle of the window lies anywhere in the image.
-    start = tuple(int(random.integers(-(n // 2), extent - n // 2 + 1)) for n, extent in zip(size, shape))
+    start = voxel(int(random.integers(-(n // 2), extent - n // 2 + 1)) for n, extent in zip(size, shape))
     return volume.image.crop(Window(start, size, model.patch).finer(finer), remembered_resampling)
 
 
@@ -173,7 +174,7 @@ def make_drawn_sample(
         maps: where the object is from; drawn procedurally if there are none, or none fits.
         finer: so many times the patch's voxels along each axis.
     """
-    patch = tuple(n * finer for n in config.model.patch)
+    patch = voxel(n * finer for n in config.model.patch)
     scene: Scene | None = from_library(maps, patch, random) if maps else None
     if scene is None:
         scene = procedural(patch, random)
@@ -190,7 +191,7 @@ def _patch_sample(image: Tensor, truth: Tensor, sampling: Sampling, random: np.r
     """
     has_box = random.random() >= sampling.no_box
     box = challenge_box(truth.numpy(), random) if has_box else None
-    patch: Voxel = tuple(truth.shape)
+    patch = voxel(truth.shape)
     window = Window((0, 0, 0), patch, patch)
     recipe = Recipe(window, box, not has_box, image=image.half(), truth=truth)
     return _augmented(recipe, random) if sampling.augment else recipe
@@ -210,23 +211,23 @@ def _window_without_box(target: Target, model: ModelConfig, random: np.random.Ge
 def jittered_extent(extent: Box, random: np.random.Generator) -> Box:
     """Returns about where an object is: its extent, along each axis up to 0.4 longer or 0.25 shorter."""
     grow = random.uniform(-0.25, 0.4, size=3)
-    lower = tuple(round(a - g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
-    upper = tuple(round(b + g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
+    lower = voxel(round(a - g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
+    upper = voxel(round(b + g * (b - a) / 2) for a, b, g in zip(extent.lower, extent.upper, grow))
     return Box(lower, upper)
 
 
 def _tile(target: Target, model: ModelConfig, random: np.random.Generator) -> Window:
     """A window of about native resolution at a random place of the object's border."""
     position = target.border_voxel(random)
-    zoom = float(np.exp(random.uniform(*map(math.log, TILE_ZOOM))))
-    size = tuple(max(round(zoom * n), 8) for n in model.patch)
-    return Window(tuple(v - n // 2 for v, n in zip(position, size)), size, model.patch)
+    zoom = float(np.exp(random.uniform(math.log(TILE_ZOOM[0]), math.log(TILE_ZOOM[1]))))
+    size = voxel(max(round(zoom * n), 8) for n in model.patch)
+    return Window(voxel(v - n // 2 for v, n in zip(position, size)), size, model.patch)
 
 
 def _draw_coarse(patch: Voxel, random: np.random.Generator) -> tuple[Coarse, Tensor]:
     """What makes a mask a coarse one (:func:`training.render.coarse_mask`), and its noise."""
     edge = float(random.uniform(*COARSENESS))
-    cells = tuple(max(round(n / edge), 2) for n in patch)
+    cells = voxel(max(round(n / edge), 2) for n in patch)
     noise = torch.from_numpy(random.standard_normal((int(random.integers(4, 12)),) * 3, dtype=np.float32))
     return Coarse(cells, float(random.uniform(0, 0.4))), noise
 
@@ -239,9 +240,9 @@ def _disturbed(window: Window, extent: Box, random: np.random.Generator) -> Wind
     fill = max(n / wide for n, wide in zip(extent.size, window.size))
     least = min(max(fill / LARGEST_FILL, SMALLEST_ZOOM), 0.8)
     zooms = np.exp(random.uniform(math.log(least), math.log(1.4)) + random.uniform(-0.07, 0.07, size=3))
-    size = tuple(max(round(n * zoom), 8) for n, zoom in zip(window.size, zooms))
+    size = voxel(max(round(n * zoom), 8) for n, zoom in zip(window.size, zooms))
     shift = random.uniform(-0.125, 0.125, size=3)
-    start = tuple(
+    start = voxel(
         round(begin + (before - after) / 2 + after * s)
         for begin, before, after, s in zip(window.start, window.size, size, shift)
     )

@@ -61,9 +61,9 @@ class LossScaler:
             self.tracker.fill_(state["_growth_tracker"])
 
 
-def adamw(parameters: Iterable[nn.Parameter], **settings: float) -> torch.optim.AdamW:
+def adamw(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 1e-2) -> torch.optim.AdamW:
     """Returns an AdamW of few operations that can skip a step by itself, whatever state it is given later."""
-    optimizer = torch.optim.AdamW(parameters, fused=True, **settings)
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
 
     def fused(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         """A state holds the settings of the run that saved it, and they decide where the steps are counted."""
@@ -116,13 +116,14 @@ def update(state: State, config: TrainingConfig) -> None:
     """A step of the optimizer and of the running average; gradients that are not finite are skipped and counted."""
     found_inf = clip([p for p in state.network.parameters() if p.grad is not None], state.scaler.scale, config.clip)
     for optimizer in state.optimizers:
-        optimizer.found_inf = found_inf
+        optimizer.found_inf = found_inf  # ty: ignore[missing-attribute]  # Read by fused optimizers where it is.
         optimizer.step()
-        del optimizer.found_inf
+        del optimizer.found_inf  # ty: ignore[missing-attribute]
     if config.average:
         decay = max(1 - 1 / (config.average * (state.step + 1)), 0.0)
-        means = list(state.average.parameters())
-        steps = torch._foreach_sub(list(state.network.parameters()), means)
+        means: list[Tensor] = list(state.average.parameters())
+        weights: list[Tensor] = list(state.network.parameters())
+        steps = list(torch._foreach_sub(weights, means))
         torch._foreach_mul_(steps, (1 - decay) * (1 - found_inf))
         torch._foreach_add_(means, steps)
     state.scaler.update(found_inf)
@@ -141,7 +142,7 @@ def clip(parameters: list[nn.Parameter], scale: Tensor, largest: float) -> Tenso
     for parameter in parameters:
         gradients.append(everything.as_strided(parameter.shape, parameter.stride(), first))
         first += parameter.numel()
-    torch._foreach_copy_(gradients, [parameter.grad for parameter in parameters])
+    torch._foreach_copy_(gradients, [p.grad for p in parameters if p.grad is not None])
     norm = torch.linalg.vector_norm(everything) / scale
     finite = norm.isfinite()
     everything.mul_((largest / (norm + 1e-6)).clamp_max(1.0) / scale)

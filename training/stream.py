@@ -90,8 +90,8 @@ class Steps(Dataset[Step]):
         self.rank, self.processes = rank, processes
         self.probabilities = file_probabilities(volumes, config.sampling)
 
-    def __getitem__(self, step: int) -> Step:
-        return self.recipes(step).rendered(self.volumes)
+    def __getitem__(self, index: int) -> Step:
+        return self.recipes(index).rendered(self.volumes)
 
     def recipes(self, step: int) -> StepRecipes:
         """A step that is to be made on another device."""
@@ -157,8 +157,8 @@ class _Recipes(Dataset[StepRecipes]):
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
 
-    def __getitem__(self, step: int) -> StepRecipes:
-        return self.steps.recipes(step)
+    def __getitem__(self, index: int) -> StepRecipes:
+        return self.steps.recipes(index)
 
 
 def stream(steps: Steps, first: int, last: int, workers: int, device: torch.device) -> Iterable[Step]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference.voxels import voxel
 from training.noise import local_mean, smooth_noise
 
 
@@ -32,12 +33,12 @@ def synthesize(image: Tensor, labels: Tensor, random: np.random.Generator) -> Te
     count = levels + len(known)
     means = torch.from_numpy(random.uniform(0, 1, count).astype(np.float32))
     deviations = torch.from_numpy(random.uniform(0, 0.15, count).astype(np.float32))
-    texture = smooth_noise(tuple(image.shape), int(random.integers(8, 24)), random)
+    texture = smooth_noise(voxel(image.shape), int(random.integers(8, 24)), random)
     made = means[regions] + deviations[regions] * texture
     for _ in range(int(random.integers(0, 3))):
         made = local_mean(made, 3)
     if random.random() < 0.5:
-        made = made * torch.exp(0.3 * smooth_noise(tuple(image.shape), int(random.integers(2, 5)), random))
+        made = made * torch.exp(0.3 * smooth_noise(voxel(image.shape), int(random.integers(2, 5)), random))
     if random.random() < 0.4:  # Speckle multiplies, as in ultrasound.
         grain = torch.from_numpy(random.rayleigh(1.0, tuple(image.shape)).astype(np.float32)) / 1.25
         made = made * torch.lerp(torch.ones(()), grain, float(random.uniform(0.1, 0.6)))

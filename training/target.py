@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from evaluation.simulated_user import click_from_error, jittered_box, middle_slice_box
 from inference.geometry import Box, Voxel
+from inference.voxels import voxel
 from training.dataset import Volume
 
 TRIES, POSITIONS = 16, 2048
@@ -24,7 +25,7 @@ class Target:
     """
 
     def __init__(self, volume: Volume, labels: tuple[int, ...]) -> None:
-        self.shape: Voxel = tuple(volume.labels.shape)
+        self.shape = voxel(volume.labels.shape)
         self.labels = labels
         self.extent = volume.objects[labels[0]]
         for label in labels[1:]:
@@ -52,8 +53,11 @@ class Target:
     def first_click(self) -> Voxel:
         """Where the challenge's user would click first."""
         mask = self.mask()
-        position, _ = click_from_error(np.zeros_like(mask), mask)
-        return tuple(p + lower for p, lower in zip(position, self.extent.lower))
+        click = click_from_error(np.zeros_like(mask), mask)
+        if click is None:
+            raise ValueError(f"no voxel within {self.extent} has a label of {self.labels}")
+        position, _ = click
+        return voxel(p + lower for p, lower in zip(position, self.extent.lower))
 
     def border_voxel(self, random: np.random.Generator) -> Voxel:
         """A voxel at the object's border, reached from any of its voxels along an axis."""
@@ -64,7 +68,7 @@ class Target:
         line = self._belongs(self._values[(*position[:axis], along, *position[axis + 1 :])])
         left = np.flatnonzero(~line[::direction])
         steps = int(left[0]) if left.size else len(line) - 1
-        return (*position[:axis], position[axis] + direction * steps, *position[axis + 1 :])
+        return voxel((*position[:axis], position[axis] + direction * steps, *position[axis + 1 :]))
 
     def _voxel(self, random: np.random.Generator) -> Voxel:
         """Any voxel of the object, each as likely."""
@@ -73,10 +77,10 @@ class Target:
             positions = random.integers(lower, upper + 1, size=(POSITIONS, 3))
             hits = self._belongs(self._values[tuple(positions.T)])
             if hits.any():
-                return tuple(positions[hits.argmax()].tolist())
+                return voxel(positions[hits.argmax()].tolist())
         inside = np.flatnonzero(self.mask())
         position = np.unravel_index(inside[int(random.integers(len(inside)))], self.extent.size)
-        return tuple(int(v) + low for v, low in zip(position, self.extent.lower))
+        return voxel(int(v) + low for v, low in zip(position, self.extent.lower))
 
     def _belongs(self, values: NDArray[np.integer]) -> NDArray[np.bool_]:
         return values == self.labels[0] if len(self.labels) == 1 else np.isin(values, self.labels)

@@ -90,7 +90,7 @@ class TestToCase:
         box = ("--box", "1:2,1:2,1:2")
         assert "nothing says what to segment" in self.refused(capsys, *start)
         assert "expected a --box for each object" in self.refused(capsys, *start, *box, "--click", "2:1,1,1")
-        assert "--window liver: no such window" in self.refused(capsys, *start, *box, "--window", "liver")
+        assert "--window nosuch: no such window" in self.refused(capsys, *start, *box, "--window", "nosuch")
         assert "ends in .npz" in refusal(capsys, "make", image_file, "-o", tmp_path / "case.nii", *box)
         assert "no such file" in refusal(capsys, "make", tmp_path / "none.nii", "-o", case, *box)
         empty = sitk.GetImageFromArray(np.zeros((5, 9, 7), np.uint8))

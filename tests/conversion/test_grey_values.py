@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from conversion.rescaling import parse_window, rescale
 from conversion.volume import ConversionError, read_volume
+from evaluation.modality import CT_WINDOWS
 
 
 def hounsfield(*values: float) -> np.ndarray:
@@ -25,6 +26,13 @@ def test_ct_windows_are_the_papers(window: str | None, low: int, high: int) -> N
     scaled, _ = rescale(values, "CT", window)
     assert scaled.dtype == np.uint8
     assert scaled.ravel().tolist() == [0, 0, 0, pytest.approx(127.5, abs=0.5), 255, 255, 255]
+
+
+@pytest.mark.parametrize("window", CT_WINDOWS)
+def test_a_named_window_reaches_from_0_to_255(window: str) -> None:
+    width, level = CT_WINDOWS[window]
+    scaled, _ = rescale(hounsfield(-9000, level - width / 2, level + width / 2, 9000), None, window)
+    assert scaled.ravel().tolist() == [0, 0, 255, 255]
 
 
 def test_a_window_of_ones_own() -> None:
@@ -132,7 +140,7 @@ def test_an_image_without_a_number() -> None:
         rescale(np.full((2, 2, 2), np.nan), None, None)
 
 
-@pytest.mark.parametrize("text", ["liver", "400", "0,40", "-5,40", "400,40,1", "nan,40", ""])
+@pytest.mark.parametrize("text", ["no such", "400", "0,40", "-5,40", "400,40,1", "nan,40", ""])
 def test_no_window(text: str) -> None:
     with pytest.raises(ConversionError, match=f"--window {text}: no such window"):
         parse_window(text)

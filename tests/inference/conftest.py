@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 
 from tests.inference.factories import write_weights
@@ -15,12 +14,6 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 VAL = Path(__file__).parents[2].parent / "shared" / "data" / "val"
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """The networks here are too small to gain from more."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import torch
 from inference.checkpoint import ModelConfig
 from inference.network import NetworkConfig
 from inference.prompts import PAPER_STYLE
+from training import loop
 from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.loop import Run
@@ -22,7 +23,8 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 @pytest.fixture(scope="session")
 def config() -> TrainingConfig:
     model = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE, isotropic_zoom=False, finer=2)
-    sampling = replace(DEFAULT.sampling, modalities=(("CT", 1.0), ("MR", 1.0)))
+    # Clicks are made one after the other, a forward each: two show what five do.
+    sampling = replace(DEFAULT.sampling, clicks=(0.4, 0.3, 0.3), modalities=(("CT", 1.0), ("MR", 1.0)))
     return replace(DEFAULT, model=model, sampling=sampling, batch=2, accumulate=1, warmup=2)
 
 
@@ -46,6 +48,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def volumes(folder: Path) -> list[Volume]:
     return load_volumes(folder)
+
+
+@pytest.fixture(autouse=True)
+def no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's picture takes longer than its steps here; tests that look at it ask for the fixture ``curves``."""
+    if "curves" not in request.fixturenames:
+        monkeypatch.setattr(loop, "draw_curves", lambda log, picture: None)
+
+
+@pytest.fixture
+def curves() -> None:
+    """Runs draw their curves."""
 
 
 @pytest.fixture

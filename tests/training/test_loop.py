@@ -2,11 +2,15 @@
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +21,12 @@ from inference import checkpoint
 from inference.model import load_model
 from inference.network import ResidualEncoderUNet
 from inference.segmenter import load_segmenter
+from training import loop
 from training.__main__ import main
 from training.config import DEFAULT, PAPER, TrainingConfig
 from training.dataset import Volume, load_volume
 from training.lock import FolderInUseError, held
-from training.log import read_log
+from training.log import Log, read_log
 from training.loop import Run, begin, learning_rate, train
 from training.state import ResumeError
 from training.step import accumulate, update
@@ -118,6 +123,7 @@ def test_samples_are_counted_over_steps_of_either_kind_and_over_a_pause(
     assert [row["samples"] for row in read_log(run.out / "log.csv")] == counts.tolist()
 
 
+@pytest.mark.usefixtures("curves")
 def test_the_weights_are_what_inference_reads(volumes: list[Volume], config: TrainingConfig, run: Run):
     average = train(config, volumes, run).weights
     segmenter = load_segmenter(run.out / "weights.pt", "cpu")
@@ -234,31 +240,37 @@ def test_a_run_has_either_steps_or_minutes(tmp_path: Path):
         Run(tmp_path, torch.device("cpu"), steps=1, minutes=1.0)
 
 
+def impatient(arguments: list[str], out: Path, errors: Path) -> None:
+    """``python -m training`` as a terminal starts it, with its first line after a step instead of ten seconds."""
+    os.setsid()
+    sys.stdout, sys.stderr = out.open("w", buffering=1), errors.open("w", buffering=1)
+    loop.Log = partial(Log, every=0.1)
+    sys.exit(main(arguments))
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_step_saves_and_the_run_goes_on_later(
     folder: Path, config: TrainingConfig, tmp_path: Path, number: signal.Signals, code: int
 ):
     out, small = tmp_path / "out", tmp_path / "small.pt"
     checkpoint.save(small, config.model, ResidualEncoderUNet(config.model.network).state_dict())
-    command = [sys.executable, "-m", "training", "--data", str(folder), "--out", str(out), "--patch", "16"]
-    command += ["--init", str(small), "--batch", "1", "--finer-batch", "1", "--device", "cpu"]
-    command += ["--workers", "1", "--minutes", "30"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    arguments = ["--data", str(folder), "--out", str(out), "--patch", "16", "--init", str(small), "--batch", "1"]
+    arguments += ["--finer-batch", "1", "--device", "cpu", "--workers", "1", "--minutes", "30"]
+    said, errors = tmp_path / "said", tmp_path / "errors"
+    # Forked, since to import torch anew takes longer than all of this.
+    process = multiprocessing.get_context("fork").Process(target=impatient, args=(arguments, said, errors))
+    process.start()
     try:
-        for line in process.stdout:
-            if line.startswith("step "):
-                break
+        while not (said.exists() and "\nstep " in said.read_text()):
+            assert process.is_alive(), errors.read_text()
+            time.sleep(0.05)
         os.killpg(process.pid, number)  # As a terminal does: to the workers too.
-        output, errors = process.communicate(timeout=60)
+        process.join(60)
     finally:
         process.kill()
-    assert process.returncode == code, errors
-    assert "the same command resumes" in output
-    assert errors.count("\n") <= 3 and "Traceback" not in errors
+    assert process.exitcode == code, errors.read_text()
+    assert "the same command resumes" in said.read_text()
+    assert errors.read_text().count("\n") <= 3 and "Traceback" not in errors.read_text()
     step = torch.load(out / "last.pt", weights_only=True)["step"]
     assert step == read_log(out / "log.csv")[-1]["step"]
     load_model(out / "weights.pt")
@@ -271,40 +283,64 @@ def test_a_state_from_a_cpu_without_scaler_is_accepted(volumes: list[Volume], co
     assert train(config, volumes, replace(run, steps=2)).step == 2
 
 
-TWO_PROCESSES = """
-import sys
-from dataclasses import replace
-from pathlib import Path
+def half(config: TrainingConfig, batch: int) -> TrainingConfig:
+    """A configuration whose samples two processes with a batch of 1 share as one with a batch of 2 draws them."""
+    model = replace(config.model, finer=1)
+    sampling = replace(DEFAULT.sampling, modalities=(), human_clicks=0.0)
+    return replace(config, model=model, sampling=sampling, batch=batch, accumulate=2)
+
+
+@pytest.fixture
+def losses_alone(volumes: list[Volume], config: TrainingConfig, run: Run) -> list[float]:
+    run = replace(run, out=run.out / "one", steps=3)
+    train(half(config, 2), volumes, run)
+    return losses(run)
+
+
+def test_two_processes_have_the_loss_of_one_with_the_doubled_batch(
+    volumes: list[Volume], config: TrainingConfig, run: Run, losses_alone: list[float], monkeypatch: pytest.MonkeyPatch
+):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = replace(run, out=run.out / "two", steps=3)
+    # What torchrun sets. The processes are forked, since importing torch anew takes longer than all of this.
+    for name, value in (("WORLD_SIZE", 2), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port)):
+        monkeypatch.setenv(name, str(value))
+    processes = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        processes.append(
+            multiprocessing.get_context("fork").Process(target=train, args=(half(config, 1), volumes, both))
+        )
+        processes[-1].start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert losses(both) == pytest.approx(losses_alone, rel=1e-4)
+
+
+LAUNCHED = """
+import pickle, sys
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {root!r})
-from inference.checkpoint import ModelConfig
-from inference.network import NetworkConfig
-from inference.prompts import PAPER_STYLE
-from training.config import DEFAULT
-from training.dataset import load_volumes
-from training.loop import Run, train
-model = ModelConfig(NetworkConfig((8, 16), (1, 1)), (16, 16, 16), PAPER_STYLE, isotropic_zoom=False)
-sampling = replace(DEFAULT.sampling, modalities=(), human_clicks=0.0)
-config = replace(DEFAULT, model=model, sampling=sampling, batch={batch}, accumulate=2, warmup=2)
-run = Run(Path({out!r}), torch.device("cpu"), steps=3, mixed_precision=False, workers=0)
-train(config, load_volumes(Path({folder!r})), run)
+from training.loop import train
+with open({arguments!r}, "rb") as file:
+    train(*pickle.load(file))
 """
 
 
-def test_two_processes_have_the_loss_of_one_with_the_doubled_batch(folder: Path, tmp_path: Path):
-    logs = []
-    for name, batch, launcher in (
-        ("one", 2, [sys.executable]),
-        ("two", 1, [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]),
-    ):
-        out = tmp_path / name
-        script = tmp_path / f"{name}.py"
-        script.write_text(TWO_PROCESSES.format(root=str(ROOT), batch=batch, out=str(out), folder=str(folder)))
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run([*launcher, str(script)], check=True, env=environment, capture_output=True, timeout=300)
-        logs.append([row["loss"] for row in read_log(out / "log.csv")])
-    assert logs[0] == pytest.approx(logs[1], rel=1e-4)
+@pytest.mark.slow
+def test_torchrun_starts_two_processes(
+    volumes: list[Volume], config: TrainingConfig, run: Run, losses_alone: list[float], tmp_path: Path
+):
+    both, arguments, script = replace(run, out=run.out / "two", steps=3), tmp_path / "arguments", tmp_path / "script.py"
+    arguments.write_bytes(pickle.dumps((half(config, 1), volumes, both)))
+    script.write_text(LAUNCHED.format(root=str(ROOT), arguments=str(arguments)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    subprocess.run(launcher, check=True, capture_output=True, timeout=300)
+    assert losses(both) == pytest.approx(losses_alone, rel=1e-4)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -22,16 +21,6 @@ from training.stream import Steps, stream
 RECIPE = Recipe(Window((0, 0, 0), (16, 16, 16), (16, 16, 16)), None, first_click=True)
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As a worker has: with more, the products of resampling are rounded otherwise in the last digit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("one_thread")
 def test_the_same_with_workers_and_from_any_step(volumes: list[Volume], config: TrainingConfig):
     steps = Steps(volumes, config, seed=3)
     alone = list(stream(steps, 0, 4, 0, torch.device("cpu")))

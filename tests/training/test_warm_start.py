@@ -64,7 +64,7 @@ def warm_start(tmp_path: Path, volumes: list[Volume], network: NetworkConfig, pa
 
 
 def test_a_small_folder_is_loaded_trained_and_written_back(tmp_path: Path, volumes: list[Volume]):
-    warm_start(tmp_path, volumes, NetworkConfig((32, 64), (1, 2)), patch=16)
+    warm_start(tmp_path, volumes, NetworkConfig((16, 32), (1, 2)), patch=16)
 
 
 @pytest.mark.slow
@@ -73,10 +73,10 @@ def test_the_full_network_is_loaded_trained_and_written_back(tmp_path: Path, vol
 
 
 def test_the_command_writes_a_folder_back(tmp_path: Path, folder: Path):
-    source = their_folder(tmp_path / "published", NetworkConfig((32, 64), (1, 2)))
+    source = their_folder(tmp_path / "published", NetworkConfig((8, 16), (1, 1)))
     arguments = ["--config", "paper", "--init", str(source), "--data", str(folder), "--out", str(tmp_path / "out")]
     assert (
-        main([*arguments, "--patch", "16", "--steps", "1", "--workers", "0", "--device", "cpu", "--nninteractive"]) == 0
+        main([*arguments, "--patch", "8", "--steps", "1", "--workers", "0", "--device", "cpu", "--nninteractive"]) == 0
     )
     written = json.loads((tmp_path / "out" / "nninteractive" / "plans.json").read_text())
     assert written["configurations"]

@@ -43,7 +43,7 @@ def coordinates(shape: Shape, random: np.random.Generator) -> tuple[list[Tensor]
         centre = (n - 1) / 2 + n * random.uniform(-0.12, 0.12)
         view = [-1 if axis == other else 1 for other in range(3)]
         axes.append((torch.arange(n, dtype=torch.float32) - centre).view(view))
-    turned = [sum(float(weight) * axis for weight, axis in zip(row, axes)) for row in rotation]
+    turned = [float(a) * axes[0] + float(b) * axes[1] + float(c) * axes[2] for a, b, c in rotation]
     return turned, float(np.mean(shape)) / 2
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from inference.case import CaseError
 from inference.geometry import Box, Voxel, label_extents
 from inference.npz import NpzError, read_array
+from inference.voxels import voxel
 from inference.window import Window
 from training.dataset import SMALLEST_OBJECT
 from training.shapes.fields import Scene
@@ -101,11 +102,11 @@ def from_library(maps: list[LabelMap], patch: Voxel, random: np.random.Generator
 def _try(shapes: LabelMap, patch: Voxel, random: np.random.Generator) -> Scene | None:
     chosen = _joined(shapes, int(random.choice(list(shapes.objects))), random)
     window = _window(shapes, chosen, patch, random)
-    inside = window.box.intersection(Box.of(tuple(shapes.labels.shape)))
+    inside = window.box.intersection(Box.of(voxel(shapes.labels.shape)))
     if inside is None:
         return None
     part = shapes.labels[inside.slices]
-    local = Window(tuple(s - lower for s, lower in zip(window.start, inside.lower)), window.size, patch)
+    local = Window(voxel(s - lower for s, lower in zip(window.start, inside.lower)), window.size, patch)
     is_object = torch.zeros(int(part.max()) + 1)
     is_object[[label for label in chosen if label < len(is_object)]] = 1
     truth = local.crop(is_object[part.long()]) > 0.5
@@ -159,11 +160,11 @@ def _window(shapes: LabelMap, chosen: list[int], patch: Voxel, random: np.random
     else:
         where = (shapes.labels[box.slices] == chosen[0]).nonzero()
         middle = where[int(random.integers(len(where)))].numpy() + np.array(box.lower)
-        size = np.array(patch) * math.exp(random.uniform(*map(math.log, ZOOM)))
+        size = np.array(patch) * math.exp(random.uniform(math.log(ZOOM[0]), math.log(ZOOM[1])))
         # Not much more than there is.
         size = np.minimum(size, 1.5 * np.array(shapes.labels.shape))
         middle = middle + random.uniform(-0.25, 0.25, 3) * size
     if random.random() < 0.3:
         size = size * np.exp(random.uniform(-0.5, 0.5, 3))
-    size = tuple(max(round(n), 6) for n in size)
-    return Window(tuple(round(m - n / 2) for m, n in zip(middle, size)), size, patch)
+    size = voxel(max(round(n), 6) for n in size)
+    return Window(voxel(round(m - n / 2) for m, n in zip(middle, size)), size, patch)

@@ -44,7 +44,7 @@ def sheet(shape: Shape, random: np.random.Generator) -> Scene:
         noise = torch.sin(u * (float(random.uniform(2, 5)) * math.pi / half) + noise * 1.5)
     distance = distance_to_zero(noise)
     within = profile(shape, random, float(random.uniform(0, 0.2))) > 0
-    width = min(thickness(random), 0.06 * np.mean(shape))
+    width = min(thickness(random), 0.06 * float(np.mean(shape)))
     mask = (distance.abs() <= width / 2) & within
     labels = mask.to(torch.uint8)
     if random.random() < 0.6:  # The two sides of the sheet.
