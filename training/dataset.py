@@ -99,9 +99,7 @@ class Volume:
         """The labels in what of a window lies in the image; without voxels if nothing does."""
         return _read(self.labels, window.box.clipped(self.shape))
 
-    def crop(
-        self, window: Window, weights: Callable[..., Tensor] | None = None, image: Tensor | None = None
-    ) -> Tensor:
+    def crop(self, window: Window, weights: Callable[..., Tensor] | None = None, image: Tensor | None = None) -> Tensor:
         """The normalized image in a window, as :meth:`inference.intensities.NormalizedImage.crop` gives it.
 
         Args:
@@ -239,9 +237,7 @@ def by_source(items: Iterable[T], source: Callable[[T], str]) -> dict[str, list[
     return groups
 
 
-def find_cases(
-    folders: Path | Sequence[Path], exclude: Sequence[str] = (), at_most: int | None = None
-) -> list[Path]:
+def find_cases(folders: Path | Sequence[Path], exclude: Sequence[str] = (), at_most: int | None = None) -> list[Path]:
     """The ``*.npz`` of folders, all or the first few.
 
     Args:

@@ -1,7 +1,7 @@
 """``python -m training.store``: a data set made a store, which training reads where its windows look.
 
 Each case is checked, measured and stored once, by as many processes as there are cores. A run that is killed goes on
-where it was; a case whose file has another size or time of change is stored anew. Starting from a store decodes nothing.
+where it was; a case whose file has another size or time of change is stored anew. A start from a store decodes nothing.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m training.store",
         description="Makes cases a store that training reads in parts. Goes on where it stopped.",
-        epilog="Example: python -m training.store DATA --out STORE; then python -m training --data DATA --store STORE …",
+        epilog="Example: python -m training.store DATA --out STORE && python -m training --data DATA --store STORE …",
     )
     parser.add_argument("data", type=Path, nargs="+", help="folders of *.npz with imgs and gts")
     parser.add_argument("--out", type=Path, required=True, help="the store's folder")

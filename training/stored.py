@@ -183,8 +183,8 @@ class StoredArray:
             values = self._array[where]
         except (OSError, RuntimeError, ValueError) as error:
             raise CaseError(
-                f"{self.path}: cannot be read ({error}); was it changed while a run reads it? Remove its folder and the "
-                "store's index.jsonl, and give the command again"
+                f"{self.path}: cannot be read ({error}); if the store was not changed meanwhile, remove its folder and "
+                f"the store's {INDEX}, and give the command again"
             ) from error
         return torch.from_numpy(np.ascontiguousarray(values))
 
