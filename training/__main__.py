@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     time.add_argument(
         "--checkpoint-activations",
         action="store_true",
-        help="a third of the memory for a third more time a step: stages are computed again for their gradients",
+        help="half of the memory for a third more time a step: stages are computed again for their gradients",
     )
     time.add_argument(
         "--compile", action="store_true", help="faster steps after a minute or two; on a CPU it wants a C++ compiler"

@@ -1,6 +1,7 @@
 """Activation checkpointing: a stage keeps its input only, and is computed again when its gradients are.
 
-What a forward keeps for its gradients falls to about a third, and each stage's forward is computed twice. The gradients
+What a forward keeps for its gradients falls to a fifth, to which the largest stage's tensors come while they are needed
+again, and each stage's forward is computed twice. The gradients
 are the same. Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016).
 """
 

@@ -164,9 +164,9 @@ def _build(store: Path, paths: Sequence[Path], processes: int) -> None:
     missing = outstanding(store, paths)
     found = unlisted(store, missing)
     missing = {key: path for key, path in missing.items() if key not in found}
-    with ProcessPoolExecutor(
-        min(processes, max(len(missing), 1)), multiprocessing.get_context("spawn"), initializer=_worker
-    ) as pool:
+    # Forked, as the loader's processes are: each import of torch would take seconds.
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(min(processes, max(len(missing), 1)), context, initializer=_worker) as pool:
         try:
             jobs = {pool.submit(_store, store, key, path): key for key, path in missing.items()}
             for job in tqdm(

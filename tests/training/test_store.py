@@ -33,31 +33,9 @@ from training.target import Target
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def in_process(store: Path, paths: Sequence[Path]) -> StoredVolumes:
-    """Builds a store without further processes, whose start takes seconds."""
-    (store / CASES).mkdir(parents=True, exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.store.ProcessPoolExecutor", _Inline)
-        build(store, paths, 1)
+def stored_in(store: Path, paths: Sequence[Path]) -> StoredVolumes:
+    build(store, paths, 1)
     return opened(store, paths)[0]
-
-
-class _Inline:
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def __enter__(self) -> _Inline:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def submit(self, function, *arguments):
-        from concurrent.futures import Future
-
-        job = Future()
-        job.set_result(function(*arguments))
-        return job
-
-    def shutdown(self, cancel_futures: bool) -> None: ...
 
 
 @pytest.fixture
@@ -113,20 +91,20 @@ def of_all_kinds(config: TrainingConfig) -> TrainingConfig:
 
 
 def test_samples_are_those_from_memory(data: Path, volumes: list[Volume], config: TrainingConfig, tmp_path: Path):
-    stored = in_process(tmp_path / "store", paths_of(data))
-    assert_same_samples(volumes, stored, of_all_kinds(config), 8)
+    stored = stored_in(tmp_path / "store", paths_of(data))
+    assert_same_samples(volumes, stored, of_all_kinds(config), 5)
 
 
 def test_samples_of_real_volumes_are_those_from_memory(real: list[Path], tmp_path: Path):
     for path in real:
         shutil.copy2(path, tmp_path)
-    stored = in_process(tmp_path / "store", paths_of(tmp_path))
+    stored = stored_in(tmp_path / "store", paths_of(tmp_path))
     config = replace(DEFAULT, model=replace(DEFAULT.model, patch=(32, 32, 32)))
     assert_same_samples(load_volumes(tmp_path), stored, of_all_kinds(config), 6)
 
 
 def test_measurements_are_those_from_memory(data: Path, volumes: list[Volume], tmp_path: Path):
-    stored = in_process(tmp_path / "store", paths_of(data))
+    stored = stored_in(tmp_path / "store", paths_of(data))
     for one, other in zip(volumes, stored, strict=True):
         for name in ("name", "modality", "source", "shape", "objects", "likeness", "slices", "boxes", "largest_label"):
             assert getattr(one, name) == getattr(other, name), name
@@ -143,7 +121,7 @@ def test_images_of_any_type_keep_their_values(tmp_path: Path, dtype: type):
     labels[2:6, 3:50, 60:], labels[0, 0, 0] = 300, -1
     np.savez(tmp_path / "MR_a_1.npz", imgs=image, gts=labels)
     (held,) = load_volumes(tmp_path)
-    (stored,) = in_process(tmp_path / "store", paths_of(tmp_path))
+    (stored,) = stored_in(tmp_path / "store", paths_of(tmp_path))
     everywhere = (slice(None),) * 3
     assert torch.equal(stored.image.volume[everywhere], held.image.volume)
     assert torch.equal(stored.labels[everywhere], held.labels)
@@ -157,7 +135,7 @@ def test_a_recipe_that_carries_what_is_read_makes_the_same_sample(
     data: Path, volumes: list[Volume], config: TrainingConfig, tmp_path: Path, edge: int
 ):
     """With small patches it is the sample itself that is carried, with large ones the voxels."""
-    stored = in_process(tmp_path / "store", paths_of(data))
+    stored = stored_in(tmp_path / "store", paths_of(data))
     config = of_all_kinds(replace(config, model=replace(config.model, patch=(edge,) * 3)))
     steps, carriers = Steps(volumes, config, 0), Steps(stored, config, 0)
     read = []
@@ -186,7 +164,7 @@ class _Gone:
 
 
 def test_a_later_start_decodes_and_writes_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    in_process(tmp_path / "store", paths_of(data))
+    stored_in(tmp_path / "store", paths_of(data))
     monkeypatch.setattr("training.store.load_volume", None)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")}
     build(tmp_path / "store", paths_of(data))
@@ -197,21 +175,21 @@ def test_a_later_start_decodes_and_writes_nothing(data: Path, tmp_path: Path, mo
 def test_what_lies_in_the_store_whole_is_listed_and_not_made_again(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    in_process(tmp_path / "store", paths_of(data))
+    stored_in(tmp_path / "store", paths_of(data))
     (tmp_path / "store" / INDEX).unlink()
     monkeypatch.setattr("training.store.load_volume", None)
-    assert len(in_process(tmp_path / "store", paths_of(data))) == 3
+    assert len(stored_in(tmp_path / "store", paths_of(data))) == 3
 
 
 def test_a_changed_file_is_stored_anew_and_the_others_are_not(data: Path, tmp_path: Path):
-    in_process(tmp_path / "store", paths_of(data))
+    stored_in(tmp_path / "store", paths_of(data))
     before = set(read_index(tmp_path / "store"))
     with np.load(data / "MR_c_d_2.npz") as arrays:
         np.savez(data / "MR_c_d_2.npz", imgs=255 - arrays["imgs"], gts=arrays["gts"])
     assert list(outstanding(tmp_path / "store", paths_of(data)).values()) == [data / "MR_c_d_2.npz"]
     with pytest.raises(StoreError, match=r"MR_c_d_2.npz is not in it as it is now"):
         opened(tmp_path / "store", paths_of(data))
-    stored = in_process(tmp_path / "store", paths_of(data))
+    stored = stored_in(tmp_path / "store", paths_of(data))
     after = set(read_index(tmp_path / "store"))
     assert len(before & after) == 2 and {path.name for path in (tmp_path / "store" / CASES).iterdir()} == after
     assert torch.equal(stored[2].image.volume[(slice(None),) * 3], load_volumes(data)[2].image.volume)
@@ -223,7 +201,7 @@ def test_broken_files_are_named_skipped_counted_and_not_tried_again(
     whole = (data / "CT_a_b_1.npz").read_bytes()
     (data / "CT_truncated.npz").write_bytes(whole[: len(whole) // 2])
     np.savez(data / "MR_without_gts.npz", imgs=np.ones((4, 4, 4), np.uint8))
-    in_process(tmp_path / "store", paths_of(data))
+    stored_in(tmp_path / "store", paths_of(data))
     monkeypatch.setattr("training.store.load_volume", None)
     assert len(volumes_of([data], store=tmp_path / "store")) == 3
     printed = capsys.readouterr()
@@ -233,7 +211,7 @@ def test_broken_files_are_named_skipped_counted_and_not_tried_again(
 
 
 def test_a_damaged_case_is_named(data: Path, tmp_path: Path):
-    stored = in_process(tmp_path / "store", paths_of(data))
+    stored = stored_in(tmp_path / "store", paths_of(data))
     path = stored[0].labels.path
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(CaseError, match=r"labels.b2nd: cannot be read"):
@@ -248,7 +226,7 @@ def test_another_s_index_is_refused(data: Path, tmp_path: Path, content: bytes):
 
 
 def test_few_volumes_are_at_hand(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    stored = in_process(tmp_path / "store", paths_of(data))
+    stored = stored_in(tmp_path / "store", paths_of(data))
     monkeypatch.setattr("training.stored.OPEN", 2)
     first = stored[0]
     assert stored[0] is first
