@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -20,7 +21,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +32,10 @@ from training.dataset import Volume, modality_of, source_of
 HEADER = {"format": "segfm3d-store", "version": 1}
 
 CHUNK, BLOCK = 64, 32
-"""Edges in voxels: of what is read from the disk at once, and of what is decoded at once."""
+"""Edges in voxels: of what is read from the disk at once, and of what is decoded at once; longer in a thin volume."""
+
+SMALL = 2**20
+"""Bytes of an array that is decoded whole at its first read, and kept while its case is at hand."""
 
 OPEN = 64
 """Cases that a process keeps at hand."""
@@ -74,11 +77,11 @@ def write_case(store: Path, key: str, volume: Volume) -> Entry:
     try:
         entry = _entry(key, volume)
         for name, voxels in (("image", volume.image.volume), ("labels", volume.labels)):
-            chunks = tuple(min(CHUNK, n) for n in voxels.shape)
+            chunks = part_of(voxels.shape, CHUNK)
             blosc2.asarray(
                 voxels.numpy(),
                 chunks=chunks,
-                blocks=tuple(min(BLOCK, n) for n in chunks),
+                blocks=part_of(chunks, BLOCK),
                 urlpath=str(unfinished / f"{name}.b2nd"),
                 # Level 9 of the format's fastest codec: reading counts, and Zstandard takes two to four times as long.
                 cparams={"codec": blosc2.Codec.LZ4, "clevel": 9, "nthreads": 1},
@@ -98,6 +101,15 @@ def write_case(store: Path, key: str, volume: Volume) -> Entry:
         return entry
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def part_of(shape: Sequence[int], edge: int) -> Voxel:
+    """Returns a part of a volume that holds about as many voxels as a cube of that edge, be the volume thin."""
+    part = [min(edge, n) for n in shape]
+    while math.prod(part) < edge**3 and part != list(shape):
+        axis = min((axis for axis in range(3) if part[axis] < shape[axis]), key=lambda axis: part[axis])
+        part[axis] = min(2 * part[axis], shape[axis])
+    return tuple(part)
 
 
 def remove_unfinished_cases(store: Path) -> None:
@@ -165,6 +177,7 @@ class StoredArray:
         self.shape: Voxel = tuple(shape)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self._array: Any = None
+        self._whole: Tensor | None = None
 
     def __getitem__(self, where: tuple[slice, slice, slice]) -> Tensor:
         """Decodes the chunks that a block touches.
@@ -176,17 +189,22 @@ class StoredArray:
         size = tuple(max(stop - start, 0) for start, stop, _ in bounds)
         if 0 in size:
             return torch.empty(size, dtype=self.dtype)
-        blosc2 = library() if self._array is None else None
+        if self._whole is not None:
+            return self._whole[where]
         try:
-            if blosc2 is not None:
-                self._array = blosc2.open(str(self.path), mode="r", dparams={"nthreads": 1})
-            values = self._array[where]
+            if self._array is None:
+                self._array = library().open(str(self.path), mode="r", dparams={"nthreads": 1})
+            is_small = math.prod(self.shape) * self.dtype.itemsize <= SMALL
+            values = torch.from_numpy(self._array[(slice(None),) * 3 if is_small else where])
         except (OSError, RuntimeError, ValueError) as error:
             raise CaseError(
                 f"{self.path}: cannot be read ({error}); if the store was not changed meanwhile, remove its folder and "
                 f"the store's {INDEX}, and give the command again"
             ) from error
-        return torch.from_numpy(np.ascontiguousarray(values))
+        if not is_small:
+            return values
+        self._whole = values
+        return values[where]
 
 
 class StoredVolumes(Sequence[Volume]):
