@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,13 @@ pytest.importorskip("blosc2", reason="blosc2, which only a store needs, is not i
 
 from inference.case import CaseError
 from inference.window import Window
+from training.__main__ import _volumes, parser
 from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.recipe import Recipe, pack
 from training.render import Batch, carry, render
 from training.store import build, fits_in_memory, opened, outstanding, volumes_of
-from training.stored import CASES, INDEX, StoredVolumes, StoreError, read_index
+from training.stored import CASES, INDEX, StoredVolumes, StoreError, part_of, read_index
 from training.stream import Steps
 from training.target import Target
 
@@ -242,26 +243,26 @@ def test_what_does_not_fit_into_the_free_memory(data: Path, monkeypatch: pytest.
         assert not fits_in_memory(paths_of(data), processes=2)
 
 
-def building(data: Path, out: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "training.store", str(data), "--out", str(out), "--workers", "2"]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def building(data: Path, out: Path) -> BaseProcess:
+    process = multiprocessing.get_context("fork").Process(target=build, args=(out, paths_of(data), 2))
+    process.start()
+    return process
 
 
-@pytest.mark.slow
 def test_two_that_build_at_once_wait_for_each_other(data: Path, tmp_path: Path):
     both = [building(data, tmp_path / "store") for _ in range(2)]
     for process in both:
-        out, err = process.communicate()
-        assert process.returncode == 0, err
-        assert "3 volumes, 6 objects, 0 broken files skipped" in out
+        process.join()
+        assert process.exitcode == 0
+    assert len(opened(tmp_path / "store", paths_of(data))[0]) == 3
     assert len(list((tmp_path / "store" / CASES).iterdir())) == 3
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_the_next_one_goes_on(data: Path, config: TrainingConfig, tmp_path: Path):
     """20 times, and the store is as if nothing had been."""
-    seed = random.Random(0)
-    for copy in range(40):
+    seed, killed = random.Random(0), 0
+    for copy in range(97):
         shutil.copy2(data / "MR_a_b_1.npz", data / f"MR_more_{copy}.npz")
     out = tmp_path / "store"
     for _ in range(20):
@@ -269,19 +270,36 @@ def test_killed_at_any_moment_the_next_one_goes_on(data: Path, config: TrainingC
         cases, wanted = out / CASES, seed.randint(0, 3)
         before = len(list(cases.glob("[!.]*")))
         deadline = time.monotonic() + 120
-        while len(list(cases.glob("[!.]*"))) < before + wanted and process.poll() is None:
+        while len(list(cases.glob("[!.]*"))) < before + wanted and process.is_alive():
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(seed.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
         for folder in cases.glob("[!.]*"):
             assert {path.name for path in folder.iterdir()} == {"case.json", "image.b2nd", "labels.b2nd"}
             assert json.loads((folder / "case.json").read_text())["key"] == folder.name
-    process = building(data, out)
-    process.communicate()
-    assert process.returncode == 0
+    build(out, paths_of(data), 2)
     assert not list((out / CASES).glob(".*"))
     stored, broken = opened(out, paths_of(data))
-    assert len(stored) == 43 and not broken
+    assert killed == 20 and len(stored) == len(paths_of(data)) and not broken
     assert_same_samples(load_volumes(data), stored, of_all_kinds(config), 6)
+
+
+def test_data_too_large_for_memory_are_stored_beside_the_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr("training.__main__.fits_in_memory", lambda *_: False)
+    out = tmp_path / "run"
+    options = parser().parse_args(["--data", str(data), "--out", str(out)])
+    assert [volume.name for volume in _volumes(options, torch.device("cpu"))] == ["CT_a_b_1", "MR_a_b_1", "MR_c_d_2"]
+    assert f"too much for memory: stored in {out / 'store'}" in capsys.readouterr().out
+    assert len(read_index(out / "store")) == 3
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (10, 256, 216), (200, 3, 7), (300, 512, 512)])
+def test_parts_of_a_volume_hold_about_as_many_voxels(shape: tuple[int, int, int]):
+    part = part_of(shape, 64)
+    assert all(1 <= n <= whole for n, whole in zip(part, shape))
+    assert part == shape or 64**3 <= np.prod(part) <= 2 * 64**3
