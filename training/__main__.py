@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from inference import checkpoint
 from inference.command import Parser, run
@@ -17,11 +18,13 @@ from inference.deadline import process_age
 from inference.model import load_model
 from inference.network import NetworkConfig
 from training.config import CONFIGS, TrainingConfig
-from training.dataset import Volume, load_volumes
+from training.dataset import Volume, find_cases
 from training.lock import FolderInUseError
-from training.loop import Outcome, Run, half_precision_pays, train
+from training.loop import Outcome, Run, half_precision_pays, join_processes, train
 from training.shapes.library import load_shapes
 from training.state import ResumeError
+from training.store import decoded_bytes, fits_in_memory, volumes_of
+from training.stored import StoreError
 
 DRY_RUN = {"volumes": 4, "steps": 4}
 DRY_NETWORK = NetworkConfig(features=(8, 16, 32), blocks=(1, 1, 1))
@@ -52,6 +55,13 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     data.add_argument(
         "--exclude", nargs="+", default=[], metavar="SOURCE", help="names that begin so are left out, as MR_acdc"
     )
+    data.add_argument(
+        "--store",
+        type=Path,
+        metavar="FOLDER",
+        help="read the cases from compressed chunks there, made first if need be "
+        "(default: from memory if half of what is free holds them decoded, else OUT/store)",
+    )
     data.add_argument("--workers", type=int, default=min(max(cores - 1, 1), 16), help="processes that draw samples")
     time = parser.add_argument_group("how long, and how fast")
     length = time.add_mutually_exclusive_group()
@@ -70,6 +80,11 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     )
     time.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
     time.add_argument("--no-mixed-precision", action="store_true", help="compute in float32 throughout")
+    time.add_argument(
+        "--checkpoint-activations",
+        action="store_true",
+        help="half of the memory for a third more time a step: stages are computed again for their gradients",
+    )
     time.add_argument(
         "--compile", action="store_true", help="faster steps after a minute or two; on a CPU it wants a C++ compiler"
     )
@@ -92,14 +107,16 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None, prog: str = "python -m training") -> int:
     """Trains; wrong use ends it with one line and exit code 2, SIGTERM and SIGINT with 143 and 130."""
     options = parser(prog).parse_args(arguments)
-    return run(lambda: _train(options), ValueError, checkpoint.CheckpointError, ResumeError, FolderInUseError)
+    return run(
+        lambda: _train(options), ValueError, checkpoint.CheckpointError, ResumeError, FolderInUseError, StoreError
+    )
 
 
 def _train(options: argparse.Namespace) -> int:
     device = _device(options.device)
     initial, network = _weights(options.init)
     config = _config(options, network)
-    volumes = load_volumes(options.data, options.exclude, DRY_RUN["volumes"] if options.dry_run else None)
+    volumes = _volumes(options, device)
     shapes = [label_map for folder in options.shapes for label_map in load_shapes(folder)]
     outcome = train(config, volumes, _run(options, config, volumes, device), initial, shapes)
     if int(os.environ.get("RANK", 0)) == 0:
@@ -107,7 +124,25 @@ def _train(options: argparse.Namespace) -> int:
     return 0 if outcome.signal is None else 128 + outcome.signal
 
 
-def _run(options: argparse.Namespace, config: TrainingConfig, volumes: list[Volume], device: torch.device) -> Run:
+def _volumes(options: argparse.Namespace, device: torch.device) -> Sequence[Volume]:
+    """Returns the cases, in memory or on disk as the first process decides, which also builds the store."""
+    at_most = DRY_RUN["volumes"] if options.dry_run else None
+    first = join_processes(device) == 0
+    store = options.store
+    if store is None:
+        paths = find_cases(options.data, options.exclude, at_most)
+        on_disk = [first and not fits_in_memory(paths, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))]
+        if distributed.is_initialized():
+            distributed.broadcast_object_list(on_disk, device=device)
+        if on_disk[0]:
+            store = options.out / "store"
+            if first:
+                size = decoded_bytes(paths) / 1e9
+                print(f"{size:.1f} GB decoded are too much for memory: stored in {store}; --store names another folder")
+    return volumes_of(options.data, options.exclude, at_most, store, builds=first)
+
+
+def _run(options: argparse.Namespace, config: TrainingConfig, volumes: Sequence[Volume], device: torch.device) -> Run:
     steps = None if options.minutes else options.steps or _steps(config, volumes)
     return Run(
         out=options.out,
@@ -117,6 +152,7 @@ def _run(options: argparse.Namespace, config: TrainingConfig, volumes: list[Volu
         seed=options.seed,
         mixed_precision=not options.no_mixed_precision and half_precision_pays(device),
         compile=options.compile,
+        checkpoint_activations=options.checkpoint_activations,
         workers=options.workers,
         checkpoint_every=options.checkpoint_every,
         pieces=options.pieces,
@@ -166,7 +202,7 @@ def _config(options: argparse.Namespace, network: NetworkConfig | None) -> Train
     return replace(config, model=replace(config.model, network=network, patch=patch))
 
 
-def _steps(config: TrainingConfig, volumes: list[Volume]) -> int:
+def _steps(config: TrainingConfig, volumes: Sequence[Volume]) -> int:
     return config.steps(len(volumes), int(os.environ.get("WORLD_SIZE", 1)))
 
 

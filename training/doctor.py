@@ -32,6 +32,7 @@ OPTIONAL = {
     "skimage": "the random-walker baseline does not run here",
     "SimpleITK": "images other than .npz are not read here",
     "nilearn": "make demo does not run here",
+    "blosc2": "all volumes must fit into memory: there is no store",
 }
 """Package -> what is lost without it. Training itself wants torch, numpy, scipy and tqdm."""
 
@@ -167,7 +168,7 @@ def cores_and_memory() -> str:
     cores, memory = len(os.sched_getaffinity(0)), available_memory() / 2**30
     found = f"{cores} cores, {memory:.0f} GiB free"
     if memory < 16:
-        raise Note(f"{found}; decoded volumes may take more: give --data less of them, or --workers 2")
+        raise Note(f"{found}; what does not fit goes into a store on disk; --workers 2 takes less")
     return found
 
 

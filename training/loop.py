@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from inference import checkpoint
 from inference.network import ResidualEncoderUNet
 from training import pieces
+from training.activations import checkpoint_stages
 from training.config import TrainingConfig
 from training.dataset import Volume
 from training.lock import held
@@ -47,6 +48,8 @@ class Run:
             follows the clock, and the last save ends within them.
         mixed_precision: float16 on a GPU, bfloat16 on a CPU; see :func:`half_precision_pays`.
         compile: whether the forward is compiled; a minute or two at the start, then a sixth less time a step.
+        checkpoint_activations: whether stages are computed again for their gradients
+            (:func:`training.activations.checkpoint_stages`).
         workers: processes that draw samples ahead; 0 for none.
         checkpoint_every: seconds.
         pieces: folder for the state in pieces at every checkpoint (:mod:`training.pieces`); None for none.
@@ -62,6 +65,7 @@ class Run:
     seed: int = 0
     mixed_precision: bool = True
     compile: bool = False
+    checkpoint_activations: bool = False
     workers: int = 1
     checkpoint_every: float = 60.0
     pieces: Path | None = None
@@ -121,7 +125,7 @@ def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:
 
 def train(
     config: TrainingConfig,
-    volumes: list[Volume],
+    volumes: Sequence[Volume],
     run: Run,
     initial: dict[str, Tensor] | None = None,
     shapes: Sequence[LabelMap] = (),
@@ -133,7 +137,7 @@ def train(
 
     Args:
         config: what is trained, and how.
-        volumes: labelled images.
+        volumes: labelled images, in memory or on disk.
         run: where, and how long.
         initial: the network's weights to begin with.
         shapes: label maps without images.
@@ -142,7 +146,7 @@ def train(
         ResumeError: ``out/last.pt`` is of another run.
         FolderInUseError: another run writes into ``out``.
     """
-    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, processes = join_processes(run.device), int(os.environ.get("WORLD_SIZE", 1))
     torch.manual_seed(run.seed)
     torch.backends.cudnn.benchmark = True  # Patches have two sizes, and the fastest kernels for each are found once.
     run.out.mkdir(parents=True, exist_ok=True)
@@ -151,11 +155,16 @@ def train(
         _signals() as received,
     ):
         state = begin(config, run, initial)
+        if run.checkpoint_activations:
+            checkpoint_stages(state.network)
         if run.compile:
             # Two sizes of patches: one graph for any size would be slower than one for each.
             state.network.to(memory_format=torch.channels_last_3d)  # ty: ignore[no-matching-overload]  # No stub has it.
             state.network.compile(dynamic=False)
-        forward = _parallel(state.network, run.device) if processes > 1 else state.network
+        # The deep-supervision heads are not computed, so they have no gradient to wait for.
+        forward = (
+            DistributedDataParallel(state.network, find_unused_parameters=True) if processes > 1 else state.network
+        )
         clock = _Clock(run, state.seconds)
         drawn = iter(
             stream(
@@ -237,11 +246,11 @@ def _save(state: State, config: TrainingConfig, run: Run) -> None:
         pieces.write(state, config.model, run.out / "log.csv", run.pieces, run.piece_megabytes)
 
 
-def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
-    if not distributed.is_initialized():
+def join_processes(device: torch.device) -> int:
+    """Joins the processes that ``torchrun`` has started, once; returns this one's rank, 0 if it is alone."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    # The deep-supervision heads are not computed, so they have no gradient to wait for.
-    return DistributedDataParallel(network, find_unused_parameters=True)
+    return int(os.environ.get("RANK", 0))
 
 
 @contextmanager

@@ -45,10 +45,12 @@ class Recipe:
         coarse: how the previous mask is made from the object; None for none.
         turn: flips and exchanged axes.
         intensities: how the image is changed.
-        image: (D, H, W) float16 in the patch, normalized; None where it is the volume's.
-        truth: (D, H, W) bool in the patch; None where it is the volume's labels.
+        image: (D, H, W) floating point in the patch, normalized; None where it is the volume's.
+        truth: (D, H, W) bool, or a share of each voxel, in the patch; None where it is the volume's labels.
         table: (L,) float32, 1 for labels of the object, for all labels of the volume; None for an object of one label.
         noise: (n, n, n) float32, for ``coarse``.
+        read_image, read_labels: what was read of the volume for the window, as it is stored, where the volume itself
+            is not on the device (:func:`training.render.carry`).
     """
 
     window: Window
@@ -63,9 +65,11 @@ class Recipe:
     truth: Tensor | None = None
     table: Tensor | None = None
     noise: Tensor | None = None
+    read_image: Tensor | None = None
+    read_labels: Tensor | None = None
 
 
-ARRAYS = ("image", "truth", "table", "noise")
+ARRAYS = ("image", "truth", "table", "noise", "read_image", "read_labels")
 """Those of a recipe's fields that are tensors or None."""
 
 

@@ -5,7 +5,9 @@ Nothing here waits for a GPU: what Python decides by stands in the recipes, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -39,12 +41,12 @@ class Batch:
 
 
 @torch.no_grad()
-def render(packed: PackedRecipes, volumes: list[Volume]) -> Batch:
+def render(packed: PackedRecipes, volumes: Sequence[Volume]) -> Batch:
     """Makes a batch, on the recipes' device.
 
     Args:
         packed: recipes of one size of patch.
-        volumes: those that the recipes count, on the same device.
+        volumes: those that the recipes count, on the same device unless the recipes carry what is read of them.
     """
     device, recipes = packed.content.device, packed.recipes()
     patch = recipes[0].window.patch
@@ -66,11 +68,27 @@ def render(packed: PackedRecipes, volumes: list[Volume]) -> Batch:
     return Batch(channels, truth, torch.tensor([recipe.first_click for recipe in recipes]))
 
 
+def carry(recipe: Recipe, volume: Volume) -> Recipe:
+    """Gives a recipe all that its sample takes of the volume, for a device where the volume does not lie.
+
+    That is what is read for the window, as it is stored; what is made of it, where that takes fewer bytes.
+    """
+    read_image = volume.read_image(recipe.window) if recipe.image is None else None
+    read_labels = volume.read_labels(recipe.window)
+    recipe = replace(recipe, read_image=read_image, read_labels=read_labels)
+    read = read_labels.nbytes + (0 if read_image is None else read_image.nbytes)
+    made = math.prod(recipe.window.patch) * torch.float32.itemsize * (1 if read_image is None else 2)
+    if read <= made:
+        return recipe
+    image, truth = _image(recipe, volume), _object(recipe, volume)
+    return replace(recipe, image=image, truth=truth, read_image=None, read_labels=None, table=None)
+
+
 def _image(recipe: Recipe, volume: Volume | None) -> Tensor:
     if recipe.image is not None:
         return recipe.image
     assert volume is not None, "a recipe without an image is of a volume"
-    return volume.image.crop(recipe.window, remembered_resampling)
+    return volume.crop(recipe.window, remembered_resampling, recipe.read_image)
 
 
 def _object(recipe: Recipe, volume: Volume | None) -> Tensor:
@@ -84,7 +102,7 @@ def _object(recipe: Recipe, volume: Volume | None) -> Tensor:
             return recipe.table[part.int()]
         return (part == recipe.labels[0]).float()
 
-    return recipe.window.resampled(volume.labels, values, weights=remembered_resampling)
+    return volume.crop_labels(recipe.window, values, remembered_resampling, recipe.read_labels)
 
 
 def coarse_mask(truth: Tensor, coarse: Coarse, noise: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,7 +50,7 @@ SMALLEST_ZOOM = 0.35
 """A small object's window may shrink until the object fills that share of it, and by so much at most."""
 
 
-def file_probabilities(volumes: list[Volume], sampling: Sampling) -> np.ndarray:
+def file_probabilities(volumes: Sequence[Volume], sampling: Sampling) -> np.ndarray:
     """How often each volume is drawn: by modality, then source, then file; sums to 1."""
     if not sampling.modalities:
         return np.full(len(volumes), 1 / len(volumes))
@@ -89,8 +90,8 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
     elif random.random() >= sampling.perfect_window:
         recipe = replace(recipe, window=_disturbed(window, target.extent, random))
     if random.random() < sampling.synthetic:
-        image = volume.image.crop(recipe.window, remembered_resampling)
-        made = synthesize(image, recipe.window.crop_nearest(volume.labels).int(), random)
+        image = volume.crop(recipe.window, remembered_resampling)
+        made = synthesize(image, volume.crop_nearest(recipe.window).int(), random)
         recipe = replace(recipe, image=made.half())
     return _augmented(recipe, random) if sampling.augment else recipe
 
@@ -155,14 +156,14 @@ def make_region_sample(
 
 def region_image(volume: Volume, model: ModelConfig, random: np.random.Generator, finer: int = 1) -> Tensor:
     """The normalized image in a window of any place and zoom, to look for a region in; (D, H, W) float32."""
-    shape = volume.labels.shape
+    shape = volume.shape
     # A finer look is had of what is larger.
     zoom = float(np.exp(random.uniform(math.log(REGION_ZOOM[0] * finer), math.log(REGION_ZOOM[1]))))
     # Along a short axis no more than the image, so that the window is not mostly padding.
     size = voxel(max(min(round(zoom * n), max(n, extent)), 8) for n, extent in zip(model.patch, shape))
     # The middle of the window lies anywhere in the image.
     start = voxel(int(random.integers(-(n // 2), extent - n // 2 + 1)) for n, extent in zip(size, shape))
-    return volume.image.crop(Window(start, size, model.patch).finer(finer), remembered_resampling)
+    return volume.crop(Window(start, size, model.patch).finer(finer), remembered_resampling)
 
 
 def make_drawn_sample(

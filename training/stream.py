@@ -19,12 +19,15 @@ from training.config import TrainingConfig
 from training.dataset import Volume
 from training.device_clicks import CHALLENGE, HUMAN, Placement
 from training.recipe import PackedRecipes, Recipe, pack
-from training.render import Batch, render
+from training.render import Batch, carry, render
 from training.sample import file_probabilities, make_drawn_sample, make_finer_sample, make_region_sample, make_sample
 from training.shapes.library import LabelMap
 
 FINER_ATTEMPTS = 30
 """Objects that are tried until one is larger than the patch."""
+
+RESIDENT = 0.1
+"""Share of a GPU's memory that volumes may take."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class StepRecipes:
     def to(self, device: torch.device) -> StepRecipes:
         return replace(self, batches=[batch.to(device) for batch in self.batches])
 
-    def rendered(self, volumes: list[Volume]) -> Step:
+    def rendered(self, volumes: Sequence[Volume]) -> Step:
         batches = [render(batch, volumes) for batch in self.batches]
         return Step(batches, self.clicks, self.finer_look, self.placement)
 
@@ -74,12 +77,13 @@ class Steps(Dataset[Step]):
     batch of n draw what one with a batch of 2 n draws.
 
     Args:
+        volumes: in memory or on disk.
         shapes: label maps without images; their share of the samples is procedural where there are none.
     """
 
     def __init__(
         self,
-        volumes: list[Volume],
+        volumes: Sequence[Volume],
         config: TrainingConfig,
         seed: int,
         rank: int = 0,
@@ -93,8 +97,12 @@ class Steps(Dataset[Step]):
     def __getitem__(self, index: int) -> Step:
         return self.recipes(index).rendered(self.volumes)
 
-    def recipes(self, step: int) -> StepRecipes:
-        """A step that is to be made on another device."""
+    def recipes(self, step: int, carried: bool = False) -> StepRecipes:
+        """A step before it is made.
+
+        Args:
+            carried: whether the recipes carry what is read of the volumes, for a device where these do not lie.
+        """
         config = self.config
         random = np.random.default_rng((self.seed, step))
         clicks = random.choice(len(config.sampling.clicks), p=config.sampling.clicks)
@@ -104,7 +112,10 @@ class Steps(Dataset[Step]):
         batches = []
         for forward in range(config.accumulate):
             first = (forward * self.processes + self.rank) * size
-            batches.append(pack([draw(step, first + place) for place in range(size)]))
+            drawn = [draw(step, first + place) for place in range(size)]
+            if carried:
+                drawn = [each if each.volume < 0 else carry(each, self.volumes[each.volume]) for each in drawn]
+            batches.append(pack(drawn))
         return StepRecipes(batches, int(clicks), finer_look, placement)
 
     def recipe(self, step: int, place: int) -> Recipe:
@@ -154,37 +165,51 @@ class Steps(Dataset[Step]):
 class _Recipes(Dataset[StepRecipes]):
     """Step number -> :class:`StepRecipes`."""
 
-    def __init__(self, steps: Steps) -> None:
-        self.steps = steps
+    def __init__(self, steps: Steps, carried: bool) -> None:
+        self.steps, self.carried = steps, carried
 
     def __getitem__(self, index: int) -> StepRecipes:
-        return self.steps.recipes(index)
+        return self.steps.recipes(index, self.carried)
 
 
 def stream(steps: Steps, first: int, last: int, workers: int, device: torch.device) -> Iterable[Step]:
     """The steps from ``first`` to before ``last``, in order, drawn ahead by ``workers`` processes (0: by this one).
 
+    Volumes in memory lie in a GPU's memory too, if they take a small part of it. Of others each recipe carries what its
+    window sees, so that what lies in shared memory is larger, and fewer steps are drawn ahead.
+
     Yields:
         steps whose batches are on the device; first_click stays on the CPU.
     """
     on_cpu = device.type == "cpu"
+    carried = not on_cpu and not _resident(steps.volumes, device)
     loader = DataLoader(
-        steps if on_cpu else _Recipes(steps),
+        steps if on_cpu else _Recipes(steps, carried),
         batch_size=None,
         sampler=range(first, last),
         num_workers=workers,
         pin_memory=device.type == "cuda",
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=(1 if carried else 4) if workers else None,
         # Volumes are read before the fork, so workers share them instead of holding copies.
         multiprocessing_context="fork" if workers else None,
         worker_init_fn=_worker,
     )
-    return loader if on_cpu else _made_on(device, loader, steps.volumes)
+    return loader if on_cpu else _made_on(device, loader, steps.volumes, carried)
 
 
-def _made_on(device: torch.device, recipes: Iterable[StepRecipes], volumes: list[Volume]) -> Iterator[Step]:
+def _resident(volumes: Sequence[Volume], device: torch.device) -> bool:
+    """Whether the volumes are to lie on the device."""
+    if not isinstance(volumes, list):
+        return False
+    most = RESIDENT * torch.cuda.get_device_properties(device).total_memory
+    return sum(volume.nbytes for volume in volumes) <= most
+
+
+def _made_on(
+    device: torch.device, recipes: Iterable[StepRecipes], volumes: Sequence[Volume], carried: bool
+) -> Iterator[Step]:
     """Uploads the volumes once; then each step's recipes while the device still computes the step before."""
-    there = [volume.to(device) for volume in volumes]
+    there = volumes if carried else [volume.to(device) for volume in volumes]
     side = torch.cuda.Stream(device)
     ahead = None
     for coming in recipes:
@@ -198,7 +223,7 @@ def _made_on(device: torch.device, recipes: Iterable[StepRecipes], volumes: list
         yield _made(*ahead, there)
 
 
-def _made(recipes: StepRecipes, uploaded: torch.cuda.Event, volumes: list[Volume]) -> Step:
+def _made(recipes: StepRecipes, uploaded: torch.cuda.Event, volumes: Sequence[Volume]) -> Step:
     here = torch.cuda.current_stream(recipes.batches[0].content.device)
     here.wait_event(uploaded)
     for batch in recipes.batches:
