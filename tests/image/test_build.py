@@ -1,0 +1,100 @@
+"""`make build WEIGHTS=…` up to Docker: a stand-in for the docker command writes down how it was called."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evaluation.check_weights import sha256_of
+from tests.inference.factories import write_weights
+from tests.stand_in import write_stand_in
+
+ROOT = Path(__file__).parents[2]
+
+DOCKER = """#!/bin/sh
+case "$1" in
+  build)
+    shift; printf '%s\\n' "$@" > "$CALLED"
+    [ ! -d build/weights ] || cp -r build/weights "$CALLED.weights" ;;
+  image) [ "$2" = inspect ] && exit 1 || exit 0 ;;
+esac
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what `make build` reads, with an environment that only points to this one."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements-dev.txt", "constraints.txt"):
+        shutil.copy(ROOT / name, tree / name)
+    for name in ("inference", "evaluation", "weights"):
+        (tree / name).symlink_to(ROOT / name)
+    programs = tree / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name, text in {
+        "python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n',
+        "docker-squash": "#!/bin/sh\n",
+        "docker": DOCKER,
+    }.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    (tree / ".venv" / ".development").touch()
+    return tree
+
+
+def make(tree: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], list[str] | None]:
+    """Runs make; returns what it did, and the arguments of `docker build`, None if nothing was built."""
+    called = tree.parent / "called"
+    environment = os.environ | {"PATH": f"{tree / '.venv' / 'bin'}:{os.environ['PATH']}", "CALLED": str(called)}
+    for name in ("WEIGHTS", "LICENCE", "STAND_IN", "IMAGE", "MAKEFLAGS"):
+        environment.pop(name, None)
+    line = ["make", "--no-print-directory", "build", "IMAGE=test", *arguments]
+    done = subprocess.run(line, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    return done, called.read_text().splitlines() if called.exists() else None
+
+
+def test_without_weights_the_embedded_ones_are_built(tree: Path) -> None:
+    done, built = make(tree)
+    assert done.returncode == 0, done.stderr
+    assert built == ["--build-arg", built[1], "--tag", "test:layers", "."]
+    assert built[1].startswith("VERSION=")
+    assert not (tree / "build" / "weights").exists()
+
+
+def test_weights_without_a_licence_build_nothing(tree: Path, tmp_path: Path) -> None:
+    done, built = make(tree, f"WEIGHTS={write_weights(tmp_path / 'mine.pt')}")
+    assert done.returncode != 0
+    assert built is None
+    assert "LICENCE=" in done.stderr.splitlines()[0]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_weights_that_cannot_be_read_build_nothing(tree: Path, tmp_path: Path) -> None:
+    whole = write_weights(tmp_path / "mine.pt")
+    whole.write_bytes(whole.read_bytes()[:-100])
+    done, built = make(tree, f"WEIGHTS={whole}", "LICENCE=MIT")
+    assert done.returncode != 0
+    assert built is None
+    assert "truncated" in done.stderr.splitlines()[0]
+
+
+@pytest.mark.slow
+def test_a_folder_of_weights_is_built_as_a_file_of_ours(tree: Path, tmp_path: Path) -> None:
+    pytest.importorskip("dynamic_network_architectures", reason="dynamic-network-architectures is not installed")
+    folder = write_stand_in(tmp_path / "their weights")
+    done, built = make(tree, f"WEIGHTS={folder}", "LICENCE=CC-BY-NC-SA-4.0", "STAND_IN=1")
+    assert done.returncode == 0, done.stderr
+    staged = tmp_path / "called.weights"
+    assert built[1].startswith("VERSION=")
+    assert "WEIGHTS_FOLDER=build/weights" in built
+    assert "--label=org.opencontainers.image.licenses=Apache-2.0 AND CC-BY-NC-SA-4.0" in built
+    assert "--label=segfm3d.weights.source=their weights" in built
+    assert f"--label=segfm3d.weights.sha256={sha256_of(staged / 'default.pt')}" in built
+    assert not (tree / "build" / "weights").exists(), "400 MB are left behind"
