@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from evaluation.check_weights import sha256_of
+from inference import checkpoint
 from tests.inference.factories import write_weights
 from tests.stand_in import write_stand_in
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "how-to" / "reproduce-the-paper.md"
 
 DOCKER = """#!/bin/sh
 case "$1" in
@@ -98,3 +101,39 @@ def test_a_folder_of_weights_is_built_as_a_file_of_ours(tree: Path, tmp_path: Pa
     assert "--label=segfm3d.weights.source=their weights" in built
     assert f"--label=segfm3d.weights.sha256={sha256_of(staged / 'default.pt')}" in built
     assert not (tree / "build" / "weights").exists(), "400 MB are left behind"
+
+
+@pytest.mark.image
+@pytest.mark.slow
+def test_the_page_on_the_paper_builds_and_tests(engine: None, tree: Path) -> None:
+    """Its block with Docker itself: a small stand-in is built, squashed and held to its labels."""
+    pytest.importorskip("dynamic_network_architectures", reason="dynamic-network-architectures is not installed")
+    build, test, save = (line for line in PAGE.read_text().splitlines() if line.startswith("make "))
+    assert save == "make save NAME=team"  # tests/image/test_save.py runs it.
+    (tree / ".venv" / "bin" / "docker").unlink()
+    squash = f'#!/bin/sh\nexec "{Path(sys.executable).with_name("docker-squash")}" "$@"\n'
+    (tree / ".venv" / "bin" / "docker-squash").write_text(squash)
+    (tree / ".venv" / ".peers").touch()
+    for name in ("inference", "weights"):  # Docker does not follow links.
+        (tree / name).unlink()
+        shutil.copytree(ROOT / name, tree / name)
+    for name in ("Dockerfile", ".dockerignore", "requirements.txt", "LICENSE", "predict.sh", "sbom.cdx.json"):
+        shutil.copy(ROOT / name, tree / name)
+    (tree / "tests").symlink_to(ROOT / "tests")
+    (tree / "requirements-peers.txt").touch()
+    os.utime(tree / "requirements-peers.txt", (0, 0))
+    config, state = checkpoint.read(write_stand_in(tree / "nnInteractive_v1.0"))
+    (tree / "runs" / "paper").mkdir(parents=True)
+    checkpoint.save(tree / "runs" / "paper" / "weights.pt", config, state, torch.float16)
+    image = "segfm3d-test-build"
+    tested = {"IMAGE": image, "STAND_IN": "1", "PYTEST_ADDOPTS": "-k 'labels or workspace or layer'"}
+    try:
+        for line in (build, test):
+            done = subprocess.run(
+                line.split(), cwd=tree, env=os.environ | tested, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+        assert "passed" in done.stdout
+    finally:
+        for tag in ("latest", "layers"):
+            subprocess.run(["docker", "rmi", f"{image}:{tag}"], capture_output=True, check=False)
