@@ -29,7 +29,9 @@ RUN PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /workspace
 COPY LICENSE predict.sh sbom.cdx.json ./
 COPY inference inference
-COPY weights weights
+# `make build WEIGHTS=…` names the folder of other weights that it has checked.
+ARG WEIGHTS_FOLDER=weights
+COPY ${WEIGHTS_FOLDER} weights
 
 # One small case is segmented, with time enough for any weights. The image is not built if that fails, and Python leaves
 # the bytecode of just the modules that a run imports beside them, which spares every later start their compilation.
@@ -44,7 +46,9 @@ RUN chmod -R u=rwX,go=rX . \
  && rm inputs/case.npz outputs/case.npz
 
 # A run writes nothing but its outputs: no bytecode, and no cache of kernels that the driver compiles.
+# Nor does a run read packages of the user whose home directory a cluster's Apptainer mounts.
 ENV PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONNOUSERSITE=1 \
     PYTHONUNBUFFERED=1 \
     CUDA_CACHE_DISABLE=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

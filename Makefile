@@ -71,12 +71,30 @@ DOCKER_BUILD_OPTIONS ?=
 BUILD_SETTINGS = $(foreach name,PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST,$(if $($(name)),--build-arg $(name)))
 PIGZ_OR_GZIP = $(shell command -v pigz || command -v gzip)
 
-export IMAGE NAME
+# Other weights for the image: a file of ours or an nnInteractive folder, and their licence by SPDX's name.
+WEIGHTS ?=
+LICENCE ?=
+# Anything here for weights that are known to be untrained: their mask is not judged.
+STAND_IN ?=
+STAGED := build/weights
+
+export IMAGE NAME WEIGHTS LICENCE
 
 .PHONY: build test-image save
 
-build: $(VENV)/.development  ## build the image and squash it (needs Docker, about 20 GB of disk)
-	docker build --build-arg VERSION=$(VERSION) $(BUILD_SETTINGS) $(DOCKER_BUILD_OPTIONS) --tag $(IMAGE):layers .
+build: $(VENV)/.development  ## build the image and squash it (Docker, 20 GB of disk): [WEIGHTS=path LICENCE=name]
+	@rm -rf $(STAGED)
+	@if [ -n "$$WEIGHTS" ]; then \
+	  $(VENV)/bin/python -m evaluation.check_weights "$$WEIGHTS" --licence "$$LICENCE" --stage $(STAGED) \
+	    $(if $(STAND_IN),--stand-in); \
+	fi
+	@trap 'rm -rf $(STAGED)' EXIT; weights=(); \
+	if [ -n "$$WEIGHTS" ]; then \
+	  mapfile -t weights < $(STAGED)/labels.txt; weights+=(--build-arg WEIGHTS_FOLDER=$(STAGED)); \
+	fi; \
+	set -x; \
+	docker build --build-arg VERSION=$(VERSION) $(BUILD_SETTINGS) $(DOCKER_BUILD_OPTIONS) "$${weights[@]}" \
+	  --tag $(IMAGE):layers .
 # Squashing takes minutes: what has been squashed already is left as it is.
 	@pair() { docker image inspect --format '{{.Id}}' $(IMAGE):layers $(IMAGE):latest 2>/dev/null || true; }; \
 	if [ "$$(cat .squashed 2>/dev/null)" != "$$(pair)" ]; then \

@@ -1,4 +1,4 @@
-"""The commands of the README and of the tutorial are run, in the order in which the pages have them.
+"""The commands of the README, the tutorial and the page on the paper are run, in the order in which they stand there.
 
 Every code block is run unless :data:`NOT_RUN` says why it is not, so a new block is run too, or it must be listed.
 """
@@ -18,13 +18,18 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from inference.checkpoint import read
+from tests.stand_in import write_stand_in
+
 ROOT = Path(__file__).resolve().parents[2]
 README, TUTORIAL = ROOT / "README.md", ROOT / "docs" / "tutorial.md"
+PAPER = ROOT / "docs" / "how-to" / "reproduce-the-paper.md"
 
 NOT_RUN = {
     (README, "make demo"): "makes an environment from the network; the tutorial's first block runs the same demo",
     (README, "make build"): "needs Docker; tests/image builds and runs the image",
     (TUTORIAL, "2. sh predict.sh: the box alone"): "what a command prints",
+    (PAPER, "make build WEIGHTS="): "needs Docker; tests/image/test_build.py runs it",
 }
 """Blocks that are not run, by page and by what their first line begins with, and why."""
 
@@ -32,6 +37,7 @@ INSTEAD = {
     "make demo": "python -m evaluation.demo --out demo",  # Without an environment from the network.
     ". .venv/bin/activate": "",  # The environment is the one that runs the tests.
     " --minutes 60": " --steps 1 --batch 1 --finer-batch 1 --workers 0",
+    " --config paper": " --config paper --patch 16 --steps 1 --batch 1 --workers 0",
 }
 """What is run instead of what is written."""
 
@@ -111,11 +117,11 @@ def run_page(page: Path, folder: Path) -> str:
 def test_what_is_listed_stands_on_the_pages() -> None:
     found = {key for key in NOT_RUN if any(block.text.startswith(key[1]) for block in blocks(key[0]))}
     assert found == set(NOT_RUN)
-    text = "".join(block.text for page in (README, TUTORIAL) for block in blocks(page))
+    text = "".join(block.text for page in (README, TUTORIAL, PAPER) for block in blocks(page))
     assert [written for written in INSTEAD if written not in text] == []
 
 
-@pytest.mark.parametrize("page", [README, TUTORIAL], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, TUTORIAL, PAPER], ids=lambda page: page.name)
 def test_blocks_are_commands(page: Path) -> None:
     for block in blocks(page):
         if not block.is_listed:
@@ -152,6 +158,19 @@ def test_the_tutorial(tmp_path: Path) -> None:
     assert _dice(second, truth) > _dice(first, truth)
 
 
+@pytest.mark.slow
+def test_the_page_on_the_paper(tmp_path: Path) -> None:
+    pytest.importorskip("dynamic_network_architectures", reason="dynamic-network-architectures is not installed")
+    _write_papers_files(tmp_path)
+    printed = run_page(PAPER, tmp_path)
+    assert all(found in printed for found in ("start, with boxes", "trained, with boxes", "trained, without boxes"))
+    page = (tmp_path / "runs" / "tables" / "report.html").read_text(encoding="utf-8")
+    assert "the paper" in page and "trained" in page
+    # What make build would be given.
+    assert read(tmp_path / "runs" / "paper" / "weights.pt")[0].patch == (16, 16, 16)
+    assert read(tmp_path / "runs" / "paper" / "nninteractive")[0].patch == (16, 16, 16)
+
+
 def _dice(mask: np.ndarray, truth: np.ndarray) -> float:
     return 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
 
@@ -176,6 +195,21 @@ def _write_readme_files(folder: Path) -> None:
     (folder / "DATA").mkdir()
     for number in range(2):
         shutil.copy(folder / "case.npz", folder / "DATA" / f"CT_made_{number}.npz")
+
+
+def _write_papers_files(folder: Path) -> None:
+    """Stand-ins for what the page on the paper says to get: weights in nnInteractive's layout, and made cases."""
+    write_stand_in(folder / "nnInteractive_v1.0")
+    _write_readme_files(folder)
+    (folder / "DATA").rename(folder / "3D_train_npz_random_10percent_16G")
+    for name in ("3D_val_npz", "3D_val_gt"):
+        (folder / name).mkdir()
+    with np.load(folder / "case.npz", allow_pickle=True) as made:
+        case = dict(made)
+    truth = case.pop("gts")
+    for name, left_out in {"CT_with_box.npz": (), "MR_without.npz": ("boxes",)}.items():
+        np.savez(folder / "3D_val_npz" / name, **{key: case[key] for key in case if key not in left_out})
+        np.savez(folder / "3D_val_gt" / name, gts=truth)
 
 
 def _write_series(folder: Path, image: sitk.Image) -> None:

@@ -1,5 +1,6 @@
 """Fixtures for tests of the image; they skip where there is no engine, or no image yet."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluation.check_weights import STAND_IN
 from evaluation.simulated_user import box_from_mask
 from tests.image.evaluator import Evaluator, LabelledCase
 
@@ -31,6 +33,19 @@ def image(engine: None) -> str:
     if found.returncode != 0:
         pytest.skip(f"no image {name}:latest; make build makes it")
     return name
+
+
+@pytest.fixture(scope="session")
+def labels(image: str) -> dict[str, str]:
+    """What the image says of itself; of its weights only if they are others than the embedded ones."""
+    line = ["docker", "image", "inspect", "--format", "{{json .Config.Labels}}", f"{image}:latest"]
+    return json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.fixture(scope="session")
+def trained(labels: dict[str, str]) -> bool:
+    """Whether a mask may be expected of the weights: not of a stand-in, which `make build STAND_IN=1` took unjudged."""
+    return labels.get("segfm3d.weights.check") != STAND_IN
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ CLICK_STEPS = 5
 
 COMMAND = (
     "docker container run {gpu}-m 32G --name {container} --rm {options}-v $PWD/inputs/:/workspace/inputs/"
-    ' -v $PWD/outputs/:/workspace/outputs/ {image}:latest /bin/bash -c "sh predict.sh"'
+    ' -v $PWD/outputs/:/workspace/outputs/ {image}:latest /bin/bash -c "sh {script}"'
 )
 
 
@@ -46,13 +46,14 @@ class Evaluator:
     def outputs(self) -> Path:
         return self.folder / "outputs"
 
-    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *options: str, script: str = "predict.sh") -> subprocess.CompletedProcess[str]:
         """Run one container on all that lies in `inputs`: the organizers' line, plus `options`, minus the network."""
         line = COMMAND.format(
             gpu='--gpus "device=0" ' if shutil.which("nvidia-smi") else "",
             container=f"{self.image}-test-{os.getpid()}",
             options=" ".join(("--network none", *options, "")),
             image=self.image,
+            script=script,
         )
         return subprocess.run(line, shell=True, cwd=self.folder, capture_output=True, text=True, check=False)
 

@@ -70,10 +70,11 @@ def test_torch_fits_the_evaluation_server(inside: Callable[..., str]) -> None:
     assert "sm_75" in architectures
 
 
-def test_holds_this_working_tree(inside: Callable[..., str]) -> None:
-    """The rest of these tests say nothing about a stale image."""
+def test_holds_this_working_tree(inside: Callable[..., str], labels: dict[str, str]) -> None:
+    """The rest of these tests say nothing about a stale image. Other weights are those that its label names."""
     paths = [ROOT / "predict.sh", ROOT / "weights" / "default.pt", *(ROOT / "inference").rglob("*.py")]
     expected = {f"./{path.relative_to(ROOT)}": hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    expected["./weights/default.pt"] = labels.get("segfm3d.weights.sha256", expected["./weights/default.pt"])
     sums = inside("find", ".", "-type", "f", "!", "-name", "*.pyc", "-exec", "sha256sum", "{}", "+")
     held = {path: digest for digest, path in (line.split() for line in sums.splitlines())}
     assert held.keys() - expected.keys() <= {"./LICENSE", "./sbom.cdx.json", "./weights/README.md"}
@@ -94,12 +95,22 @@ def test_is_one_layer(configuration: dict[str, Any]) -> None:
     assert len(configuration["RootFS"]["Layers"]) == 1
 
 
-def test_labels(configuration: dict[str, Any]) -> None:
-    labels = configuration["Config"]["Labels"]
+def test_labels(labels: dict[str, str]) -> None:
     prefix = "org.opencontainers.image."
     assert labels[prefix + "title"] == "SEGFM3D"
     assert f'version = "{labels[prefix + "version"]}"' in (ROOT / "pyproject.toml").read_text().splitlines()
-    assert labels[prefix + "licenses"] == "Apache-2.0 AND CC-BY-NC-SA-4.0"
+    licence = labels.get("segfm3d.weights.licence", "CC-BY-NC-SA-4.0")
+    assert labels[prefix + "licenses"].removeprefix("Apache-2.0 AND ").strip("()") == licence
+
+
+def test_other_weights_are_named_in_labels_and_card(inside: Callable[..., str], labels: dict[str, str]) -> None:
+    said = {name.removeprefix("segfm3d.weights."): value for name, value in labels.items() if ".weights." in name}
+    card = inside("cat", "weights/README.md")
+    if not said:
+        assert card == (ROOT / "weights" / "README.md").read_text()
+        return
+    assert said.keys() == {"source", "source.sha256", "licence", "check", "sha256"}
+    assert all(said[name] in card for name in ("source", "source.sha256", "licence", "check"))
 
 
 def test_says_nothing_of_where_it_was_built(image: str, configuration: dict[str, Any]) -> None:

@@ -29,12 +29,14 @@ def case(evaluator: Evaluator, two_balls: LabelledCase) -> LabelledCase:
     return two_balls
 
 
-def check_output(evaluator: Evaluator, case: LabelledCase, process: subprocess.CompletedProcess[str]) -> None:
+def check_output(
+    evaluator: Evaluator, case: LabelledCase, process: subprocess.CompletedProcess[str], trained: bool
+) -> None:
     assert process.returncode == 0, process.stdout + process.stderr
     assert process.stderr == ""
     labels = read_segmentation(evaluator.outputs / case.name)
     assert labels.shape == case.image.shape
-    assert labels.any()
+    assert labels.any() or not trained
     assert [path.name for path in evaluator.outputs.iterdir()] == [case.name]
 
 
@@ -48,8 +50,32 @@ def check_output(evaluator: Evaluator, case: LabelledCase, process: subprocess.C
     ],
     ids=" ".join,
 )
-def test_runs_under_restrictions(evaluator: Evaluator, case: LabelledCase, restrictions: list[str]) -> None:
-    check_output(evaluator, case, evaluator.run(*restrictions))
+def test_runs_under_restrictions(
+    evaluator: Evaluator, case: LabelledCase, restrictions: list[str], trained: bool
+) -> None:
+    check_output(evaluator, case, evaluator.run(*restrictions), trained)
+
+
+def test_the_network_answers_where_time_allows(evaluator: Evaluator, case: LabelledCase, trained: bool) -> None:
+    """No fallback in its place, and no smaller patch, whatever the weights are."""
+    process = evaluator.run("--env SEGFM3D_SECONDS_PER_CLASS=36000")
+    check_output(evaluator, case, process, trained)
+    assert len(process.stdout.splitlines()) == 2, process.stdout
+
+
+def test_runs_as_a_cluster_runs_it(evaluator: Evaluator, case: LabelledCase, trained: bool, tmp_path: Path) -> None:
+    """As Apptainer does: the user's own id, home mounted, root read-only, called from elsewhere than its folder.
+
+    A package in that home that has the name of one of the image's must not be taken for it.
+    """
+    package = tmp_path / "home" / ".local" / "lib" / "python3.13" / "site-packages" / "numpy"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('the numpy of the user')\n")
+    home = [f"--volume {tmp_path / 'home'}:/home/someone:ro", "--env HOME=/home/someone", "--workdir /home/someone"]
+    cluster = ["--read-only", "--cap-drop ALL", "--user 1234:1234", *home]
+    check_output(evaluator, case, evaluator.run(*cluster, script="/workspace/predict.sh"), trained)
+    trapped = evaluator.run(*cluster, "--env PYTHONNOUSERSITE=", script="/workspace/predict.sh")
+    assert "the numpy of the user" in trapped.stderr, "the package is no trap, and the run above shows nothing"
 
 
 def test_an_input_that_may_not_be_read_is_one_line(evaluator: Evaluator, case: LabelledCase) -> None:
