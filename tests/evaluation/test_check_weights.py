@@ -19,7 +19,7 @@ from inference.network import ResidualEncoderUNet
 from inference.npz import read_array
 from inference.options import DEFAULT_WEIGHTS
 from tests.inference.factories import TINY, Reduced, randomized, write_case, write_weights
-from tests.inference.test_checkpoint import change_plans
+from tests.inference.test_nninteractive import change_plans
 from tests.stand_in import write_stand_in
 
 BOX = Box((1, 1, 1), (14, 22, 22))

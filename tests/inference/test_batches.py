@@ -142,7 +142,10 @@ class TestMemory:
         network, said = Watched(box, hook), []
         labels = segment_case(case(*boxed(3).objects, large), tool(network, 4), Deadline(PLENTY), log=said.append)
         np.testing.assert_array_equal(labels * (labels < 4), filled(3))
-        assert said == ["object 4: out of memory with a patch of (16, 16, 16)"]
+        assert said == [
+            "object 4: out of memory with a patch of (16, 16, 16)",
+            "object 4: no fine pass with a smaller patch",
+        ]
         assert labels[10:18, 10:18, 10:18].mean() > 3
 
     def test_as_many_as_the_free_memory_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,8 +191,9 @@ class TestTime:
         said: list[str] = []
         segment_case(boxed(3), segmenter, Deadline(100), log=said.append)
         assert network.batches == [3]
-        assert [line.rpartition(" (")[0] for line in said] == [
-            f"object {n}: no time for a patch of (16, 16, 16)" for n in (1, 2, 3)
+        assert [line.partition(" (16")[0] for line in said] == [
+            *(f"object {n}: no time for a patch of" for n in (1, 2, 3)),
+            *(f"object {n}: no fine pass with a smaller patch" for n in (1, 2, 3)),
         ]
 
     def test_further_passes_are_paid_by_all_that_go_on(self) -> None:
@@ -202,8 +206,10 @@ class TestTime:
 
         network.hook = slower
         wide = Box((0, 0, 0), (19, 29, 39))
-        segment_case(case(*(ObjectPrompts(n, wide) for n in (1, 2, 3))), segmenter, Deadline(100), log=pytest.fail)
+        said: list[str] = []
+        segment_case(case(*(ObjectPrompts(n, wide) for n in (1, 2, 3))), segmenter, Deadline(100), log=said.append)
         assert network.batches == [3, 2]
+        assert said == ["object 1: no time for the fine pass"]
 
     def test_what_was_said_before_a_batch_stalled_is_kept(self) -> None:
         release = threading.Event()
