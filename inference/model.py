@@ -53,7 +53,7 @@ def read_weights(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 def main(arguments: list[str] | None = None, prog: str = "python -m inference.model") -> int:
     """Converts an nnInteractive folder to one file of ours, or weights to a folder that nnInteractive loads; sets the
     temperature of weights."""
-    parser = Parser(prog, main.__doc__, "nnInteractive_v1.0 weights/nninteractive.pt", "--to-nninteractive models/segfm3d")
+    parser = Parser(prog, main.__doc__)
     parser.usage = (
         "%(prog)s SOURCE OUT.pt [--temperature T]\n"
         "       %(prog)s --to-nninteractive FOLDER [--weights FILE] [--licence NAME]"

@@ -19,6 +19,7 @@ from inference.model import load_model
 from inference.network import NetworkConfig
 from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, find_cases
+from training.device import training_device
 from training.lock import FolderInUseError
 from training.loop import Outcome, Run, half_precision_pays, join_processes, train
 from training.shapes.library import load_shapes
@@ -113,7 +114,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m training") -
 
 
 def _train(options: argparse.Namespace) -> int:
-    device = _device(options.device)
+    device = training_device(options.device)
     initial, network = _weights(options.init)
     config = _config(options, network)
     volumes = _volumes(options, device)
@@ -204,29 +205,6 @@ def _config(options: argparse.Namespace, network: NetworkConfig | None) -> Train
 
 def _steps(config: TrainingConfig, volumes: Sequence[Volume]) -> int:
     return config.steps(len(volumes), int(os.environ.get("WORLD_SIZE", 1)))
-
-
-def _device(name: str | None) -> torch.device:
-    """Returns the device to train on, with its index.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name}: expected cpu, cuda or cuda:N") from None
-    if device.type == "cpu":
-        return device
-    if device.type != "cuda" or not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: PyTorch finds no such device here; give --device cpu")
-    index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
-    if index >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
 
 
 if __name__ == "__main__":
