@@ -10,12 +10,13 @@ import functools
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from inference.command import choose, fail, leave, run
-from inference.options import DEFAULT_WEIGHTS
+from inference.options import DEFAULT_WEIGHTS, predict_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,12 +26,26 @@ if TYPE_CHECKING:
 
 
 def _view(arguments: list[str], prog: str) -> int:
-    """A case is told from an image by its name."""
+    """A case is told from an image by its name; where there is neither, the help is that of both."""
+    from conversion.__main__ import view as view_image
+    from evaluation.view import main as view_case
+
     if any(word.endswith(".npz") for word in arguments) or "--results" in arguments:
-        from evaluation.view import main as view
-    else:
-        from conversion.__main__ import view
-    return view(arguments, prog)
+        return view_case(arguments, prog)
+    if {"-h", "--help"} & set(arguments):
+        with suppress(SystemExit):
+            view_image(["--help"], prog)
+        print()
+        return view_case(["--help"], prog)
+    return view_image(arguments, prog)
+
+
+def _predict(arguments: list[str], prog: str) -> int:
+    """Wrong use is said before PyTorch is imported, which takes seconds."""
+    predict_options(arguments, prog)
+    from inference.__main__ import main as predict
+
+    return predict(arguments, prog)
 
 
 DESCRIPTION = "Interactive segmentation of 3D medical images: draw a box, click where the mask is wrong."
@@ -39,7 +54,7 @@ COMMANDS = {
     "segment": ("segment objects of a NIfTI, NRRD, MHA or DICOM image from boxes and clicks", "conversion.direct:main"),
     "view": ("make a page for the browser of an image or a case, with its masks", _view),
     "case": ("make a case file of an image, and read its result", "conversion.__main__:main"),
-    "predict": ("segment a folder of case files, as the challenge's image does", "inference.__main__:main"),
+    "predict": ("segment a folder of case files, as the challenge's image does", _predict),
     "evaluate": (
         "evaluate weights, an image, a command or a baseline by the challenge's protocol",
         "evaluation.__main__:run",

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.peer import peer_network
 from benchmarks.timing import in_turns, timed
 from inference.command import Parser, run
 from inference.cpu_forward import for_cpu
 from inference.model import load_model
 from inference.network import FULL, LogOddsUNet, ResidualEncoderUNet
 from inference.options import DEFAULT_WEIGHTS
-from tests.inference.factories import peer_network
 
 PEER = "dynamic_network_architectures"
 Forward = tuple[float, float, np.ndarray]

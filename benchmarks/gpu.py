@@ -41,8 +41,10 @@ from inference.deadline import process_age
 from inference.model import load_model
 from inference.network import FULL, IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet, ResidualEncoderUNet
 from inference.options import DEFAULT_WEIGHTS
+from inference.predictor import DeviceError
 from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, load_volumes
+from training.device import training_device
 from training.loop import Run, begin, half_precision_pays
 from training.state import State
 from training.step import accumulate, update
@@ -63,12 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--data", type=Path, nargs="+", help="folders of *.npz with imgs and gts, for the training rows"
     )
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
     parser.add_argument("--workers", type=int, default=15, help="processes that draw samples (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=150, help="after which no row is begun (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="small patches and batches, one repeat")
     options = parser.parse_args(arguments)
-    device = torch.device(options.device)
+    device = training_device(options.device)
     spent = process_age() if arguments is None else 0.0
     options.out.parent.mkdir(parents=True, exist_ok=True)
     about = machine(device) | {"weights": options.weights.name, "quick": options.quick}
@@ -265,4 +267,4 @@ def _step(state: State, step: Step, config: TrainingConfig, run: Run) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, checkpoint.CheckpointError))
+    sys.exit(command.run(main, checkpoint.CheckpointError, DeviceError))

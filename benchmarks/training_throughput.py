@@ -24,9 +24,11 @@ import torch
 
 from benchmarks.timing import timed, wait_for
 from inference.command import Parser, run
+from inference.predictor import DeviceError
 from training import interaction
 from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, load_volumes
+from training.device import training_device
 from training.device_clicks import BatchClicks
 from training.loop import Run, begin
 from training.step import accumulate, update
@@ -41,9 +43,9 @@ def main() -> None:
     parser.add_argument("--config", choices=sorted(CONFIGS), default="default")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
     options = parser.parse_args()
-    config, device = CONFIGS[options.config], torch.device(options.device)
+    config, device = CONFIGS[options.config], training_device(options.device)
     volumes = load_volumes(options.data)
     print(f"configuration {options.config}, {options.steps} steps each, on {device}; {options.workers} worker(s),")
     print(f"{torch.get_num_threads()} thread(s); medians")
@@ -121,4 +123,4 @@ def _step_seconds(drawn: list[Step], step, device: torch.device) -> tuple[float,
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run(main, DeviceError))

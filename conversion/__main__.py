@@ -65,11 +65,8 @@ def read(arguments: list[str], prog: str) -> int:
 
 
 def view(arguments: list[str], prog: str) -> int:
-    """Makes one HTML page of an image, with a mask and with prompts over it.
-
-    A case is shown with its masks: CASE.npz in place of IMAGE, and --help for what else it takes.
-    """
-    parser = Parser(prog, view.__doc__, "scan.nii.gz mask.nii.gz", "case.npz result.npz", "case.npz --help")
+    """Makes one HTML page of an image, with a mask and with prompts over it."""
+    parser = Parser(prog, view.__doc__, "scan.nii.gz mask.nii.gz")
     add_options(parser)
     parser.add_argument("mask", type=Path, nargs="?", metavar="MASK", help="label map to show")
     parser.add_argument("-o", "--output", type=Path, metavar="PAGE.html", help="page (default: the image's name, here)")

@@ -69,7 +69,7 @@ def convert(arguments: list[str], prog: str) -> int:
     )
     options = parser.parse_args(arguments)
     words = [options.source, options.out]
-    return _convert(words if options.temperature is None else [*words, "--temperature", options.temperature])
+    return _convert(words if options.temperature is None else [*words, "--temperature", options.temperature], prog)
 
 
 def export(arguments: list[str], prog: str) -> int:
@@ -80,10 +80,10 @@ def export(arguments: list[str], prog: str) -> int:
     parser.add_argument("--licence", help="the weights' licence, which clients show (default: that of our own weights)")
     options = parser.parse_args(arguments)
     words = ["--to-nninteractive", options.folder, "--weights", options.weights]
-    return _convert(words if options.licence is None else [*words, "--licence", options.licence])
+    return _convert(words if options.licence is None else [*words, "--licence", options.licence], prog)
 
 
-def _convert(words: list[object]) -> int:
+def _convert(words: list[object], prog: str) -> int:
     from inference.model import main as convert_weights
 
-    return convert_weights([str(word) for word in words])
+    return convert_weights([str(word) for word in words], prog)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import gc
 import sys
 
+from inference.options import predict_options
+
+if __name__ == "__main__":
+    predict_options(None)  # Wrong use is said before the seconds of the imports; main asks once more.
+
 # A million objects are made while torch is imported: looking for garbage among them takes a sixth of the start.
 gc.disable()
 
 import argparse
-import os
 import signal
 import time
 import traceback
@@ -20,9 +24,8 @@ from pathlib import Path
 from inference.atomic import remove_unfinished
 from inference.case import Case, CaseError, read_case, write_segmentation
 from inference.checkpoint import CheckpointError
-from inference.command import Parser, fail, leave, print_line, run
+from inference.command import fail, leave, print_line, run
 from inference.deadline import Deadline, Watchdog, process_age
-from inference.options import add_network_options
 from inference.predictor import DeviceError
 from inference.segmenter import Segmenter, load_segmenter, segment_case
 
@@ -34,54 +37,6 @@ TERMINATED = 128 + signal.SIGTERM
 """The exit code of a run that was told to stop."""
 
 
-def options(arguments: list[str] | None, prog: str = "python -m inference") -> argparse.Namespace:
-    """The settings: an option wins over its variable, a variable over the default."""
-    variable = os.environ.get
-    parser = Parser(
-        prog,
-        "Segments every case (*.npz) of a folder: reads imgs, boxes, clicks and prev_pred, writes segs. Each option "
-        "can also be given as a variable: --inputs as SEGFM3D_INPUTS, and so on.",
-        "--inputs cases --outputs results",
-    )
-    folders = parser.add_argument_group("folders")
-    folders.add_argument(
-        "--inputs",
-        type=Path,
-        metavar="FOLDER",
-        default=Path(variable("SEGFM3D_INPUTS", "/workspace/inputs")),
-        help="of cases",
-    )
-    folders.add_argument(
-        "--outputs",
-        type=Path,
-        metavar="FOLDER",
-        default=Path(variable("SEGFM3D_OUTPUTS", "/workspace/outputs")),
-        help="for the label maps",
-    )
-    add_network_options(parser)
-    time = parser.add_argument_group("time limit")
-    time.add_argument(
-        "--seconds-per-class",
-        type=float,
-        metavar="SECONDS",
-        default=variable("SEGFM3D_SECONDS_PER_CLASS", "90"),
-        help="the evaluator's limit for an object, summed over the runs of a case",
-    )
-    time.add_argument(
-        "--runs-per-case",
-        type=float,
-        metavar="N",
-        default=variable("SEGFM3D_RUNS_PER_CASE", "6"),
-        help="runs that share this limit",
-    )
-    chosen, more = parser.parse_known_args(arguments)
-    if more:
-        parser.error(f"{' '.join(more)}: not understood; for a single image there is segfm3d segment IMAGE")
-    if chosen.seconds_per_class <= 0 or chosen.runs_per_case <= 0:
-        parser.error("--seconds-per-class and --runs-per-case: expected numbers above 0")
-    return chosen
-
-
 def main(arguments: list[str] | None = None, prog: str = "python -m inference") -> int:
     """Walks the input folder.
 
@@ -90,7 +45,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m inference") 
     Returns:
         0 if every case was read, segmented and written without an error, 143 after SIGTERM, 130 after Ctrl-C, else 1.
     """
-    chosen = options(arguments, prog)
+    chosen = predict_options(arguments, prog)
     watchdog = Watchdog()
     with _stopping_on_sigterm(watchdog):
         return run(lambda: _all_cases(chosen, watchdog, process_age()))

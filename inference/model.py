@@ -6,7 +6,6 @@ one, and ``FILE OUT.pt --temperature T`` copies our own weights with another tem
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 import sys
@@ -18,7 +17,9 @@ from torch import Tensor
 
 from inference import checkpoint
 from inference.checkpoint import CheckpointError, ModelConfig
+from inference.command import Parser, run
 from inference.network import ResidualEncoderUNet
+from inference.options import DEFAULT_WEIGHTS
 
 
 def load_model(path: Path) -> tuple[ResidualEncoderUNet, ModelConfig]:
@@ -49,14 +50,13 @@ def read_weights(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     return read_nninteractive(path)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m inference.model") -> int:
     """Converts an nnInteractive folder to one file of ours, or weights to a folder that nnInteractive loads; sets the
     temperature of weights."""
-    parser = argparse.ArgumentParser(
-        prog="python -m inference.model",
-        usage="%(prog)s SOURCE OUT.pt [--temperature T]\n"
-        "       %(prog)s --to-nninteractive FOLDER [--weights FILE] [--licence NAME]",
-        description=main.__doc__,
+    parser = Parser(prog, main.__doc__)
+    parser.usage = (
+        "%(prog)s SOURCE OUT.pt [--temperature T]\n"
+        "       %(prog)s --to-nninteractive FOLDER [--weights FILE] [--licence NAME]"
     )
     parser.add_argument(
         "source",
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--temperature", type=float, help="what the log-odds are divided by (default: the source's, else 1)"
     )
     parser.add_argument("--to-nninteractive", type=Path, metavar="FOLDER", help="a new folder to write")
-    parser.add_argument("--weights", type=Path, default=Path("weights/default.pt"), help="what it is written from")
+    parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS, help="what it is written from")
     parser.add_argument("--licence", help="the weights' licence, which clients show (default: that of our own weights)")
     options = parser.parse_args(arguments)
     writing_file = options.source is not None and options.out is not None
@@ -78,20 +78,19 @@ def main(arguments: list[str] | None = None) -> int:
     if options.temperature is not None and not (writing_file and 0 < options.temperature < math.inf):
         parser.error("--temperature: expected a number above 0, and SOURCE OUT.pt")
     source, target = (options.source, options.out) if writing_file else (options.weights, options.to_nninteractive)
-    try:
+
+    def write() -> None:
         if writing_file:
             config, state = _copy(source, target, options.temperature)
         else:
             config, state = _export(source, target, options.licence)
-    except (CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    parameters = sum(tensor.numel() for tensor in state.values())
-    print(
-        f"{target}: {len(state)} tensors, {parameters:,} parameters, patch {config.patch}, "
-        f"temperature {config.temperature:g}"
-    )
-    return 0
+        parameters = sum(tensor.numel() for tensor in state.values())
+        print(
+            f"{target}: {len(state)} tensors, {parameters:,} parameters, patch {config.patch}, "
+            f"temperature {config.temperature:g}"
+        )
+
+    return run(write, CheckpointError)
 
 
 def _copy(source: Path, target: Path, temperature: float | None) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -1,10 +1,12 @@
-"""The options that every command with a network has. What imports this does not import torch."""
+"""The options that every command with a network has, and all of ``python -m inference``. Nothing here imports torch."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
+
+from inference.command import Parser
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "default.pt"
 
@@ -24,3 +26,51 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         default=variable("SEGFM3D_DEVICE", "auto"),
         help="cpu, cuda, cuda:1, …, or auto: a GPU that works, else the CPU",
     )
+
+
+def predict_options(arguments: list[str] | None, prog: str = "python -m inference") -> argparse.Namespace:
+    """The settings of a run over a folder: an option wins over its variable, a variable over the default."""
+    variable = os.environ.get
+    parser = Parser(
+        prog,
+        "Segments every case (*.npz) of a folder: reads imgs, boxes, clicks and prev_pred, writes segs. Each option "
+        "can also be given as a variable: --inputs as SEGFM3D_INPUTS, and so on.",
+        "--inputs cases --outputs results",
+    )
+    folders = parser.add_argument_group("folders")
+    folders.add_argument(
+        "--inputs",
+        type=Path,
+        metavar="FOLDER",
+        default=Path(variable("SEGFM3D_INPUTS", "/workspace/inputs")),
+        help="of cases",
+    )
+    folders.add_argument(
+        "--outputs",
+        type=Path,
+        metavar="FOLDER",
+        default=Path(variable("SEGFM3D_OUTPUTS", "/workspace/outputs")),
+        help="for the label maps",
+    )
+    add_network_options(parser)
+    time = parser.add_argument_group("time limit")
+    time.add_argument(
+        "--seconds-per-class",
+        type=float,
+        metavar="SECONDS",
+        default=variable("SEGFM3D_SECONDS_PER_CLASS", "90"),
+        help="the evaluator's limit for an object, summed over the runs of a case",
+    )
+    time.add_argument(
+        "--runs-per-case",
+        type=float,
+        metavar="N",
+        default=variable("SEGFM3D_RUNS_PER_CASE", "6"),
+        help="runs that share this limit",
+    )
+    chosen, more = parser.parse_known_args(arguments)
+    if more:
+        parser.error(f"{' '.join(more)}: not understood; for a single image there is segfm3d segment IMAGE")
+    if chosen.seconds_per_class <= 0 or chosen.runs_per_case <= 0:
+        parser.error("--seconds-per-class and --runs-per-case: expected numbers above 0")
+    return chosen

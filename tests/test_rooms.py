@@ -21,17 +21,6 @@ ALLOWED = {
 }
 """Room -> what it may import beside itself; ``segfm3d.py`` is a room of one file. Nobody may import ``tests``."""
 
-EXCEPTIONS = {
-    # To go: campaigns that are to move to tests/robustness, and helpers that are to leave the tests' factories.
-    ("benchmarks/forward.py", "tests"),
-    ("benchmarks/robustness_bytes.py", "tests"),
-    ("benchmarks/robustness_cases.py", "tests"),
-    ("benchmarks/robustness_kills.py", "tests"),
-    ("benchmarks/robustness_limits.py", "tests"),
-    ("benchmarks/volumes.py", "tests"),
-}
-"""File and room: what is not yet as the rule says. Nothing may be added here."""
-
 
 def files(room: str) -> list[Path]:
     return sorted((ROOT / room).rglob("*.py")) or [path for path in [ROOT / f"{room}.py"] if path.exists()]
@@ -78,8 +67,7 @@ def test_every_room_has_files() -> None:
 @pytest.mark.parametrize("name", ROOM_FILES)
 def test_imports_go_downwards(name: str) -> None:
     rooms = {module.split(".")[0] for module in imported(name)} & {*ALLOWED, "tests"}
-    too_many = rooms - ALLOWED[ROOM_FILES[name]] - {ROOM_FILES[name]}
-    assert {room for room in too_many if (name, room) not in EXCEPTIONS} == set()
+    assert rooms - ALLOWED[ROOM_FILES[name]] - {ROOM_FILES[name]} == set()
 
 
 @pytest.mark.parametrize("room", ALLOWED)

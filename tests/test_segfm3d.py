@@ -83,10 +83,16 @@ class TestHelp:
         assert end.value.code == 0
         assert text.startswith(f"usage: segfm3d {name} ") and f"\n  segfm3d {name}" in text
 
-    def test_a_page_of_a_case_has_its_own_help(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_pages_of_images_and_of_cases_are_both_helped_with(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             segfm3d.main(["view", "case.npz", "--help"])
-        assert "RESULT.npz" in capsys.readouterr().out
+        of_a_case = capsys.readouterr().out
+        assert "RESULT.npz" in of_a_case and "IMAGE" not in of_a_case
+        with pytest.raises(SystemExit) as end:
+            segfm3d.main(["view", "--help"])
+        of_both = capsys.readouterr().out
+        assert end.value.code == 0 and of_both.endswith(of_a_case)
+        assert "segfm3d view scan.nii.gz mask.nii.gz\n" in of_both and "segfm3d view case.npz result.npz" in of_both
 
     def test_defaults_are_said_once(self, capsys: pytest.CaptureFixture[str]) -> None:
         parser = Parser("name", "What it does.")
@@ -150,6 +156,23 @@ class TestRefusals:
         assert "expected a command: make, read" in refused("case")
         assert "--bx" in refused("segment", scan, "-o", "mask.nii.gz", "--bx", "1:2,1:2,1:2")
         assert "IMAGE" in refused("segment", "-o", "mask.nii.gz")
+
+    def test_weights_that_are_not_there(self, refused: Callable[..., str], tmp_path: Path) -> None:
+        missing = tmp_path / "none.pt"
+        for words in (["info", missing], ["convert", missing, tmp_path / "a.pt"], ["export", tmp_path / "b"]):
+            more = ["--weights", missing] if words[0] == "export" else []
+            assert "no such file" in refused("weights", *words, *more)
+        assert "see segfm3d weights convert --help" in refused("weights", "convert", "a", "b", "--temperature", 0)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("command", [["-m", "inference"], ["-m", "segfm3d", "predict"]], ids=" ".join)
+    def test_an_image_in_place_of_cases_is_refused_before_torch_is_imported(self, command: list[str]) -> None:
+        line = [sys.executable, "-X", "importtime", *command, "scan.nii.gz"]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+        *imports, said = done.stderr.splitlines()
+        assert done.returncode == 2 and said.startswith("error: scan.nii.gz: not understood; for a single image")
+        names = {imported.rpartition("|")[2].strip() for imported in imports}
+        assert "inference.options" in names and "torch" not in names
 
     def test_files_that_are_not_there(self, refused: Callable[..., str], scan: str, tmp_path: Path) -> None:
         none = tmp_path / "none.npz"

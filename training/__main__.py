@@ -19,6 +19,7 @@ from inference.model import load_model
 from inference.network import NetworkConfig
 from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, find_cases
+from training.device import training_device
 from training.lock import FolderInUseError
 from training.loop import Outcome, Run, half_precision_pays, join_processes, train
 from training.shapes.library import load_shapes
@@ -26,7 +27,9 @@ from training.state import ResumeError
 from training.store import decoded_bytes, fits_in_memory, volumes_of
 from training.stored import StoreError
 
-DRY_RUN = {"volumes": 4, "steps": 4}
+DRY_RUN = {"volumes": 4, "steps": 2}
+DRY_FINER_LOOK = 0.3
+"""Share of a dry run's steps with a fine pass, which takes eight times as long: one of both steps of ``--seed 0``."""
 DRY_NETWORK = NetworkConfig(features=(8, 16, 32), blocks=(1, 1, 1))
 """Of a dry run that begins with no weights."""
 
@@ -99,7 +102,7 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     )
     results.add_argument("--nninteractive", action="store_true", help="also write an nnInteractive folder")
     results.add_argument(
-        "--dry-run", action="store_true", help="a small network, a few volumes and steps: does everything once"
+        "--dry-run", action="store_true", help="a small network, a few volumes, two steps: does everything once"
     )
     return parser
 
@@ -113,7 +116,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m training") -
 
 
 def _train(options: argparse.Namespace) -> int:
-    device = _device(options.device)
+    device = training_device(options.device)
     initial, network = _weights(options.init)
     config = _config(options, network)
     volumes = _volumes(options, device)
@@ -189,7 +192,8 @@ def _config(options: argparse.Namespace, network: NetworkConfig | None) -> Train
         config = replace(config, final_learning_rate=options.final_learning_rate)
     batch = {"batch": options.batch or config.batch, "finer_batch": options.finer_batch or config.finer_batch}
     if options.dry_run:  # With weights to begin with, the network is not small, and a click is a forward.
-        few = replace(config.sampling, clicks=(0.5, 0.5))
+        finer_look = min(config.sampling.finer_look, DRY_FINER_LOOK)
+        few = replace(config.sampling, clicks=(0.5, 0.5), finer_look=finer_look)
         config = replace(config, batch=1, finer_batch=1, accumulate=1, sampling=few)
     else:
         config = replace(config, **batch)
@@ -204,29 +208,6 @@ def _config(options: argparse.Namespace, network: NetworkConfig | None) -> Train
 
 def _steps(config: TrainingConfig, volumes: Sequence[Volume]) -> int:
     return config.steps(len(volumes), int(os.environ.get("WORLD_SIZE", 1)))
-
-
-def _device(name: str | None) -> torch.device:
-    """Returns the device to train on, with its index.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name}: expected cpu, cuda or cuda:N") from None
-    if device.type == "cpu":
-        return device
-    if device.type != "cuda" or not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: PyTorch finds no such device here; give --device cpu")
-    index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
-    if index >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
 
 
 if __name__ == "__main__":

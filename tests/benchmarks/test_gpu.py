@@ -1,6 +1,7 @@
 """The rows of the GPU benchmark, on the CPU: forward, whole run, training."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, training_throughput
 from benchmarks.rows import Unavailable
 from inference.network import ResidualEncoderUNet
+from inference.predictor import DeviceError
 from tests.inference.factories import TINY, write_weights
 from training.doctor import write_synthetic
 
@@ -27,6 +29,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(TINY, finer=2)
     monkeypatch.setattr(gpu, "DEFAULT", replace(gpu.DEFAULT, model=small))
+
+
+@pytest.mark.parametrize("command", [gpu.main, training_throughput.main], ids=lambda main: main.__module__)
+@pytest.mark.parametrize(
+    ("device", "said"), [("gpu7", "expected cpu, cuda or cuda:N"), ("mps", "finds no such device")]
+)
+def test_a_device_that_is_not_there(
+    command: Callable[[], int], device: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    words = ["--out", str(tmp_path / "new" / "a.json")] if command is gpu.main else []
+    monkeypatch.setattr("sys.argv", ["", "--data", str(tmp_path), "--device", device, *words])
+    with pytest.raises(DeviceError, match=f"^--device {device}: .*{said}"):
+        command()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_forward_is_compared_with_the_plain_one():

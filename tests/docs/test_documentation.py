@@ -133,9 +133,6 @@ def test_options_exist(page: Path) -> None:
         options = [word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)]
         if options and module.split(".")[0] in ROOMS:
             first = list(itertools.takewhile(lambda word: not word.startswith("-"), words[:2]))
-            said = help_of(module, *first)
-            if (module, *first[:1]) == ("segfm3d", "view"):  # It has two helps: of an image, and of a case.
-                said += help_of(module, "view", "case.npz")
-            known = set(re.findall(r"--[a-z][\w-]*", said))
+            known = set(re.findall(r"--[a-z][\w-]*", help_of(module, *first)))
             unknown += [f"{module} {' '.join(first)} {option}" for option in options if option not in known]
     assert not unknown

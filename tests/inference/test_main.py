@@ -21,6 +21,7 @@ from evaluation.simulated_user import click_from_error
 from inference import __main__ as command
 from inference.geometry import Box
 from inference.npz import read_array
+from inference.options import predict_options
 from inference.prompts import BOX
 from inference.segmenter import Segmenter
 from tests.inference.factories import (
@@ -346,17 +347,17 @@ class TestSettings:
     def test_an_option_wins_over_its_variable_and_a_variable_over_the_default(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert command.options([]).inputs == Path("/workspace/inputs")
-        assert command.options([]).outputs == Path("/workspace/outputs")
-        assert command.options([]).seconds_per_class == 90
-        assert command.options([]).runs_per_case == 6
+        assert predict_options([]).inputs == Path("/workspace/inputs")
+        assert predict_options([]).outputs == Path("/workspace/outputs")
+        assert predict_options([]).seconds_per_class == 90
+        assert predict_options([]).runs_per_case == 6
         names = ("inputs", "outputs", "weights", "device", "seconds_per_class", "runs_per_case")
         for number, name in enumerate(names, start=1):
             monkeypatch.setenv(f"SEGFM3D_{name.upper()}", str(number))
-        given = [str(getattr(command.options([]), name)) for name in names]
+        given = [str(getattr(predict_options([]), name)) for name in names]
         assert given == ["1", "2", "3", "4", "5.0", "6.0"]
         arguments = [part for name in names for part in (f"--{name.replace('_', '-')}", "7")]
-        assert {str(getattr(command.options(arguments), name)) for name in names} == {"7", "7.0"}
+        assert {str(getattr(predict_options(arguments), name)) for name in names} == {"7", "7.0"}
 
 
 class TestTheBudget:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.peer import peer_network
 from inference.network import FULL, LogOddsUNet, NetworkConfig, ResidualEncoderUNet
-from tests.inference.factories import peer_network, randomized
+from tests.inference.factories import randomized
 
 SMALL = NetworkConfig((8, 12, 16), (1, 2, 3))
 

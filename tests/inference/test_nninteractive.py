@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.peer import peer_network
 from inference.checkpoint import CheckpointError, ModelConfig
 from inference.model import load_model
 from inference.model import main as model_command
 from inference.network import FULL, NetworkConfig
 from inference.nninteractive import ARCHITECTURE
 from inference.prompts import NNINTERACTIVE_STYLE
-from tests.inference.factories import Reduced, peer_network, randomized
+from tests.inference.factories import Reduced, randomized
 
 SMALL = NetworkConfig((8, 12, 16), (1, 2, 3))
 
@@ -185,7 +186,7 @@ class TestPublishedFolder:
     def test_what_cannot_be_converted_is_one_line_and_leaves_nothing(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert model_command([str(tmp_path / "nothing"), str(tmp_path / "out.pt")]) == 1
+        assert model_command([str(tmp_path / "nothing"), str(tmp_path / "out.pt")]) == 2
         captured = capsys.readouterr()
         assert captured.err.startswith("error: ")
         assert len(captured.err.splitlines()) == 1

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.peer import peer_network
 from inference import checkpoint
 from inference.case import read_case
 from inference.checkpoint import ModelConfig
@@ -32,7 +33,7 @@ from inference.prompts import (
     PromptStyle,
     click_ball,
 )
-from tests.inference.factories import TINY, peer_network, randomized, write_weights
+from tests.inference.factories import TINY, randomized, write_weights
 
 DEFAULT = Path(__file__).parents[2] / "weights" / "default.pt"
 SMALL = ModelConfig(NetworkConfig((8, 12, 16), (1, 2, 3)), (16, 24, 32), PAPER_STYLE)
@@ -238,14 +239,14 @@ class TestCommand:
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "plans.json").write_text("{}")
         arguments = ["--to-nninteractive", str(tmp_path / "model"), "--weights", str(weights)]
-        assert model_command(arguments) == 1
+        assert model_command(arguments) == 2
         error = capsys.readouterr().err
         assert "is not empty" in error and error.count("\n") == 1
         assert (tmp_path / "model" / "plans.json").read_text() == "{}"
 
     def test_no_such_weights(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["--to-nninteractive", str(tmp_path / "model"), "--weights", str(tmp_path / "none.pt")]
-        assert model_command(arguments) == 1
+        assert model_command(arguments) == 2
         assert "no such file" in capsys.readouterr().err
         assert not (tmp_path / "model").exists()
 

@@ -1,4 +1,4 @@
-"""Any case file is segmented, or refused in one line; ``python -m benchmarks.robustness_cases`` tries far more."""
+"""Any case file is segmented, or refused in one line; ``python -m tests.robustness.campaigns.cases`` tries far more."""
 
 from __future__ import annotations
 

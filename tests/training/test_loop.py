@@ -30,7 +30,7 @@ from training.log import Log, read_log
 from training.loop import Run, begin, learning_rate, train
 from training.state import ResumeError
 from training.step import accumulate, update
-from training.stream import Steps
+from training.stream import Step, Steps
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -180,10 +180,18 @@ def test_the_paper_s_run():
     assert PAPER.sampling.clicks == (0.5, 0.5)
 
 
-def test_the_command_s_dry_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_the_command_s_dry_run_has_a_step_of_each_kind(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    steps: list[Step] = []
+
+    def recorded(forward, state, step: Step, *rest):
+        steps.append(step)
+        return accumulate(forward, state, step, *rest)
+
+    monkeypatch.setattr(loop, "accumulate", recorded)
     out = tmp_path / "dry"
     assert main(["--data", str(folder), "--out", str(out), "--dry-run", "--workers", "1", "--device", "cpu"]) == 0
-    assert len(read_log(out / "log.csv")) == 4
+    assert [(step.finer_look, step.clicks) for step in steps] == [(True, 1), (False, 1)]
+    assert len(read_log(out / "log.csv")) == 2
     load_model(out / "weights.pt")
 
 

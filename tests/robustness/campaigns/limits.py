@@ -1,6 +1,6 @@
 """The image at its limits: a huge volume, 255 objects, 1,000 cases in one folder, and a machine that slows down.
 
-``python -m benchmarks.robustness_limits large objects cases clock`` runs each in a container as the organizers do,
+``python -m tests.robustness.campaigns.limits large objects cases clock`` runs each in a container as the organizers do,
 with ``-m 6G`` by default, and prints what it took: seconds, and the peak of the process's memory. It needs a Docker
 engine on this machine, and the image. Each ends with an AssertionError if an output is missing or not valid, if the
 kernel's out-of-memory killer was met, or if it was late.
@@ -184,7 +184,7 @@ SCENARIOS = {"large": large, "objects": objects, "cases": cases, "clock": clock}
 
 def main() -> int:
     """Runs the scenarios that are named."""
-    parser = Parser("python -m benchmarks.robustness_limits", __doc__.splitlines()[0])
+    parser = Parser("python -m tests.robustness.campaigns.limits", __doc__.splitlines()[0])
     parser.add_argument("scenarios", nargs="+", choices=SCENARIOS)
     parser.add_argument("--image", default="segfm3d", help="its name, without a tag")
     parser.add_argument("--memory", default="6G")

@@ -1,7 +1,7 @@
 """How many generated case files, from ordinary to absurd, can be segmented or refused without harm.
 
-``python -m benchmarks.robustness_cases`` tries 20,000 with a tiny network and ends with an example of what went wrong,
-if anything does; ``tests/robustness`` tries a few of the same.
+``python -m tests.robustness.campaigns.cases`` tries 20,000 with a tiny network and ends with an example of what went
+wrong, if anything does; ``tests/robustness/test_generated_cases.py`` tries a few of the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LARGE = [(300, 300, 300), (1, 300, 300), (300, 300, 2), (299, 1, 300), (211, 97,
 
 def main() -> int:
     """Runs the campaign; 1 if a case did harm."""
-    parser = Parser("python -m benchmarks.robustness_cases", __doc__.splitlines()[0])
+    parser = Parser("python -m tests.robustness.campaigns.cases", __doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--voxels", type=int, default=2**12, help="of a case at most; its axes are up to 300 long")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,7 +1,7 @@
 """Kills runs at random moments and looks at what lies in the output folder.
 
-``python -m benchmarks.robustness_kills`` kills 200. Each output must be the older file, byte by byte, or a whole new
-one; nothing else may look like an output, and the next run must tidy up.
+``python -m tests.robustness.campaigns.kills`` kills 200. Each output must be the older file, byte by byte, or a whole
+new one; nothing else may look like an output, and the next run must tidy up.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Victim:
 
 def main() -> int:
     """Runs the campaign; ends with an AssertionError at the first output that is neither."""
-    parser = Parser("python -m benchmarks.robustness_kills", __doc__.splitlines()[0])
+    parser = Parser("python -m tests.robustness.campaigns.kills", __doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

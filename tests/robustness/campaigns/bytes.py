@@ -1,9 +1,9 @@
 """Coverage-guided fuzzing of the reader of case files, with atheris (``requirements-fuzz.txt``).
 
-``python -m benchmarks.robustness_bytes`` tries 1,000,000 inputs. The first byte of an input says what the others are: a
-whole ``.npz`` file, the bytes of its ``boxes`` or ``clicks`` pickle, or those of one of its arrays. An input is a
-finding, kept in the working folder, if the reader raises anything but its one-line refusal, returns a case that breaks
-its own rules, does what reading does not need (audit events), or if memory passes the bound.
+``python -m tests.robustness.campaigns.bytes`` tries 1,000,000 inputs. The first byte of an input says what the others
+are: a whole ``.npz`` file, the bytes of its ``boxes`` or ``clicks`` pickle, or those of one of its arrays. An input is
+a finding, kept in the working folder, if the reader raises anything but its one-line refusal, returns a case that
+breaks its own rules, does what reading does not need (audit events), or if memory passes the bound.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def write_seeds(folder: Path) -> None:
 
 def main() -> None:
     """Runs the campaign; ends the process with another exit code than 0 at a finding."""
-    parser = Parser("python -m benchmarks.robustness_bytes", __doc__.splitlines()[0])
+    parser = Parser("python -m tests.robustness.campaigns.bytes", __doc__.splitlines()[0])
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
