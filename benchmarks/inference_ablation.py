@@ -65,8 +65,7 @@ class Row:
 
 GROWN = replace(ONE_FORWARD, zoom_outs=RefinementConfig().zoom_outs)
 REFOCUSED = replace(GROWN, recenter=True)
-PIECES = replace(REFOCUSED, pieces=True)
-FINER = replace(PIECES, fine_pass=True)
+FINER = replace(REFOCUSED, fine_pass=True)
 EDGES = replace(FINER, guided_filter=True)
 INNER = replace(EDGES, inner_first=True)
 
@@ -75,7 +74,6 @@ ROWS = {
     "magnified": Row("+ small objects magnified", ONE_FORWARD),
     "grown": Row("+ windows that grow (no box)", GROWN, as_above=True),
     "refocused": Row("+ a second look after the first click (no box)", REFOCUSED, as_above=True),
-    "pieces": Row("+ pieces by clicks", PIECES),
     "finer": Row("+ a finer look at objects larger than the patch", FINER),
     "edges": Row("+ borders that follow the image's edges", EDGES),
     "inner": Row("+ inner boxes first (boxes)", INNER, as_above=False),

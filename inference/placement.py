@@ -1,4 +1,4 @@
-"""Where windows go: around what the user said, around what the network has found, closer to a click."""
+"""Where windows go: around what the user said, around what the network has found."""
 
 from __future__ import annotations
 
@@ -16,12 +16,6 @@ TOUCH = 0.002
 GROWTH = 1 / 4
 """A window grows by that share of itself on a side that an object reaches out of. More would make all that is seen much
 smaller, for the sake of an object that may end just behind the border."""
-
-LARGE = 1.25
-"""An axis of a window with more voxels of the image a voxel of the patch than this is worth refining."""
-
-CLOSER = 0.6
-"""A closer look at a place shows so much of each axis of the window."""
 
 
 def window_for(
@@ -108,12 +102,6 @@ def recentered(
         return None
     focused = window_for(prompts, shape, window.patch, isotropic_zoom, extent)
     return None if focused == window else focused
-
-
-def closer(window: Window, position: Voxel) -> Window:
-    """A window around a position, at native resolution, or nearer where the given window has that already."""
-    size = tuple(p if n > LARGE * p else max(round(n * CLOSER), 1) for n, p in zip(window.size, window.patch))
-    return Window(tuple(v - n // 2 for v, n in zip(position, size)), size, window.patch)
 
 
 def central_third(shape: Voxel) -> Box:

@@ -1,4 +1,4 @@
-"""One object: a coarse pass that zooms out and recenters, a fine pass, clicks followed, a guided filter."""
+"""One object: a coarse pass that zooms out and recenters, a fine pass, a guided filter."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from inference.case import ObjectPrompts
 from inference.geometry import Box, Voxel
 from inference.guided_filter import GuidedFilter
 from inference.normalization import NormalizedImage
-from inference.pieces import disobeyed, piece, with_pieces, without_ruled_out
-from inference.placement import closer, recentered, window_for, zoomed_out
+from inference.placement import recentered, window_for, zoomed_out
 from inference.predictor import Predictor
 from inference.prompts import encode
 from inference.window import Window, upsampled
@@ -37,7 +36,6 @@ class RefinementConfig:
         recenter: whether an object that was found by its first click alone is looked at again, in a window around it.
         fine_pass: whether an object larger than the patch is looked at again in a patch of more voxels, by weights that
             were taught to.
-        pieces: whether clicks that the network contradicts add a piece of the object or take one away.
         guided_filter: whether the border of an object larger than the patch is moved to the image's edges
             (:mod:`inference.guided_filter`).
         inner_first: whether an object whose box lies inside another's gets what both claim, as long as there are only
@@ -48,14 +46,13 @@ class RefinementConfig:
     zoom_outs: int = 5
     recenter: bool = True
     fine_pass: bool = True
-    pieces: bool = True
     guided_filter: bool = True
     inner_first: bool = True
     box_slices: bool = True
 
 
 ONE_FORWARD = RefinementConfig(
-    zoom_outs=0, recenter=False, fine_pass=False, pieces=False, guided_filter=False, inner_first=False, box_slices=False
+    zoom_outs=0, recenter=False, fine_pass=False, guided_filter=False, inner_first=False, box_slices=False
 )
 """The paper's: nothing beside it."""
 
@@ -90,7 +87,6 @@ class PartialPrediction:
         # One pair: the thread that gives a pass up must never see the window of one and the log-odds of another.
         self.taken: tuple[Window, Tensor] | None = None
         self.guided_filter: GuidedFilter | None = None
-        self.pieces: list[tuple[Window, Tensor]] = []
         self.left_out: list[str] = []
 
     def leave_out(self, what: str) -> None:
@@ -118,10 +114,8 @@ class PartialPrediction:
         # In this order: the filter is of the last that was taken.
         guided_filter, (window, log_odds) = self.guided_filter, self.taken
         if guided_filter is None:
-            pasted = window.paste(log_odds, self.region)
-        else:
-            pasted = guided_filter.paste(image, window, log_odds, self.region)
-        return with_pieces(pasted, list(self.pieces))
+            return window.paste(log_odds, self.region)
+        return guided_filter.paste(image, window, log_odds, self.region)
 
 
 @dataclass
@@ -164,14 +158,13 @@ class ObjectRefinement:
         window = window_for(self.prompts, self.shape, patch, self.config.isotropic_zoom, self.previous)
         yield from self._coarse_pass(window)
         found = self.partial.window
+        if not found.exceeds_patch:
+            return
         if found.patch == self.config.patch:  # With a smaller one, there was no time for more.
-            if found.exceeds_patch:
-                yield from self._fine_pass()
-            yield from self._follow_clicks(found)
-        elif found.exceeds_patch and self.settings.fine_pass and self.config.finer > 1:
+            yield from self._fine_pass()
+        elif self.settings.fine_pass and self.config.finer > 1:
             self.partial.leave_out("no fine pass with a smaller patch")
-        if found.exceeds_patch:
-            self._fit_guided_filter()
+        self._fit_guided_filter()
 
     def _coarse_pass(self, window: Window) -> Forwards:
         """One forward; without a box, more in larger windows, and then one around what was found."""
@@ -203,21 +196,6 @@ class ObjectRefinement:
         # As in training: what the network itself has said, before the temperature.
         seen = torch.sigmoid(upsampled(self.partial.log_odds[None] * self.config.temperature, times)[0])
         self.partial.take(window, (yield from self._predicted(seen.to(self.predictor.device), window)))
-
-    def _follow_clicks(self, found: Window) -> Forwards:
-        """Takes away and adds pieces that clicks contradict; ``found``: the window, in the configuration's patch."""
-        if not self.settings.pieces:
-            return
-        partial, clicks = self.partial, self.prompts.clicks
-        partial.take(partial.window, without_ruled_out(partial.log_odds, partial.window, clicks))
-        for click in disobeyed(partial.log_odds, partial.window, clicks):
-            if not click.positive or not self._in_time_for("a closer look at a click", found.patch):
-                continue
-            near = closer(found, click.position)
-            mask = partial.window.resampled_to((partial.log_odds > 0).float(), near)
-            added = piece((yield from self._predicted(mask, near)).cpu(), near, click)
-            if added is not None:
-                partial.pieces.append((near, added))
 
     def _fit_guided_filter(self) -> None:
         if not self.settings.guided_filter:

@@ -14,8 +14,7 @@ from pathlib import Path
 from benchmarks.peer import peer_network
 from inference.geometry import Voxel
 from inference.network import FULL, NetworkConfig
-from tests.inference.factories import peer_network, randomized
-from tests.inference.test_checkpoint import write_folder
+from tests.inference.factories import randomized
 from tests.inference.test_nninteractive import write_folder
 
 SMALL = NetworkConfig(features=(8, 12, 16), blocks=(1, 2, 3))

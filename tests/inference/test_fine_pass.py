@@ -11,7 +11,7 @@ import torch
 from factories import TINY
 from torch import Tensor, nn
 
-from inference.case import Case, Click, ObjectPrompts
+from inference.case import Case, ObjectPrompts
 from inference.deadline import Deadline
 from inference.geometry import Box
 from inference.predictor import Predictor
@@ -47,11 +47,11 @@ def segmenter(network: nn.Module, times: int = 2, **settings: bool) -> Segmenter
     return Segmenter(predictor, replace(ONE_FORWARD, **({"fine_pass": True} | settings)))
 
 
-def comb(*clicks: Click) -> Case:
+def comb() -> Case:
     """A large object with a fine structure: plates of three voxels, three apart, that a coarse look cannot part."""
     image = np.full((64, 64, 64), 10, np.uint8)
     image[8:56, 8:56, 8:56][:, np.arange(48) % 6 < 3] = 200
-    return Case("a.npz", image, (1, 1, 1), (ObjectPrompts(1, Box((8, 8, 8), (55, 55, 55)), clicks),))
+    return Case("a.npz", image, (1, 1, 1), (ObjectPrompts(1, Box((8, 8, 8), (55, 55, 55))),))
 
 
 def dice(labels: np.ndarray, case: Case) -> float:
@@ -162,16 +162,6 @@ def test_what_was_seen_before_an_error_is_kept_and_the_error_counted(capsys: pyt
     assert said == ["object 1: ArithmeticError: the network's output is not finite", SO_FAR]
     assert tool.failures == 1 and "ArithmeticError" in capsys.readouterr().err
     np.testing.assert_array_equal(labels, seen_coarsely(comb()))
-
-
-def test_a_background_click_takes_away_what_only_the_fine_look_parts() -> None:
-    """Coarsely the plates are one; finely each is a piece of its own, and a click rules one out."""
-    click = Click((30, 15, 30), positive=False)
-    kept = segment_case(comb(), segmenter(Bright(), pieces=True), Deadline(600), log=pytest.fail)
-    ruled_out = segment_case(comb(click), segmenter(Bright(), pieces=True), Deadline(600), log=pytest.fail)
-    assert (kept[:, 14:17] == 1).mean() > 0.3
-    assert (ruled_out[:, 14:17] == 1).mean() < 0.05 * (kept[:, 14:17] == 1).mean()
-    np.testing.assert_array_equal(ruled_out[:, 30:], kept[:, 30:])
 
 
 def test_edges_are_followed_from_the_finer_patch() -> None:

@@ -174,7 +174,7 @@ def test_the_truth_has_no_influence(folders: Folders) -> None:
 
 
 def test_a_first_run_imports_nothing_that_it_does_not_need(folders: Folders) -> None:
-    """SciPy would be a tenth of the start: for previous masks, and contradicted clicks only."""
+    """SciPy would be a tenth of the start: for previous masks only."""
     write_case(folders.inputs / "case.npz", volume(SHAPE), [INNER])
     unneeded = ["scipy", "SimpleITK", "cc3d", "matplotlib"]
     lines = [
