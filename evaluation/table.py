@@ -103,8 +103,8 @@ def object_rows(result: CaseResult) -> Iterator[dict[str, object]]:
         for run, step in enumerate(result.steps, first):
             if step.object_dsc:
                 row[f"DSC_{run}"] = step.object_dsc[place]
-            if step.clicks and step.clicks[place] is not None:
-                row[f"Click_{run}"] = FOREGROUND if step.clicks[place][1] else BACKGROUND
+            if step.clicks and (click := step.clicks[place]) is not None:
+                row[f"Click_{run}"] = FOREGROUND if click[1] else BACKGROUND
         yield row
 
 

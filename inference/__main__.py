@@ -13,7 +13,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -138,7 +138,7 @@ def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, spent: float) -> 
 
 
 @contextmanager
-def _stopping_on_sigterm(watchdog: Watchdog) -> Iterator[None]:
+def _stopping_on_sigterm(watchdog: Watchdog) -> Generator[None, None, None]:
     before = signal.signal(signal.SIGTERM, lambda *_: watchdog.stop())
     try:
         yield

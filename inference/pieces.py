@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.case import Click
-from inference.geometry import Box, Voxel
+from inference.geometry import Box, Voxel, three
 from inference.window import Window
 
 CERTAIN = 4.0
@@ -90,4 +90,4 @@ def _in_patch(click: Click, window: Window) -> Voxel | None:
     """The patch's voxel that a click lies in; None outside the window."""
     if not window.box.contains(click.position):
         return None
-    return tuple(min(max(round(v), 0), n - 1) for v, n in zip(window.to_patch(click.position), window.patch))
+    return three(min(max(round(v), 0), n - 1) for v, n in zip(window.to_patch(click.position), window.patch))
