@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,6 @@ def repeated(path: Path, key: str, shape: Voxel) -> np.ndarray:
     return np.ascontiguousarray(np.tile(volume, tiles)[tuple(slice(n) for n in shape)])
 
 
-def write_objects(path: Path, image: np.ndarray, labels: np.ndarray, **others: np.ndarray) -> Path:
+def write_objects(path: Path, image: np.ndarray, labels: np.ndarray, **others: Any) -> Path:
     """A case file with a box around each object of a label map; ``others`` are further keys, as ``prev_pred``."""
     return write_case(path, image, list(label_extents(labels).values()), **others)
