@@ -16,7 +16,7 @@ def commands() -> dict[str, str]:
     files |= {f"benchmarks.{path.parent.name}": path for path in folder.glob("*/__main__.py")}
     sources = {name: path.read_text(encoding="utf-8") for name, path in sorted(files.items())}
     return {
-        name: ast.get_docstring(ast.parse(source)).splitlines()[0]
+        name: (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
         for name, source in sources.items()
         if '__name__ == "__main__"' in source
     }

@@ -7,7 +7,7 @@ ours on the same masks; the voxels must be the same.
 
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from benchmarks.timing import in_turns, timed
 from evaluation.simulated_user import Voxel, click_from_error
 from inference.command import Parser, run
+from inference.geometry import voxel
 
 SHAPE = (200, 512, 512)
 REPETITIONS = 3
@@ -48,16 +49,21 @@ def main() -> int:
 def scenes() -> list[tuple[str, NDArray[np.bool_], NDArray[np.bool_]]]:
     """Return name, prediction and truth: a ragged border, and a lesion, an organ and most of a volume missed."""
     axes = np.meshgrid(*[np.linspace(-1, 1, size) for size in SHAPE], indexing="ij", sparse=True)
-    distance = np.sqrt(sum(axis**2 for axis in axes)).astype(np.float32)
+    distance = np.sqrt(_squared_sum(axes)).astype(np.float32)
     ragged = gaussian_filter(np.random.default_rng(0).standard_normal(SHAPE, np.float32), 4)
     organ = distance < 0.5
-    lesion = sum((axis - 0.3) ** 2 for axis in axes) < 0.05**2
+    lesion = _squared_sum([axis - 0.3 for axis in axes]) < 0.05**2
     return [
         ("an organ's ragged border", distance + 3 * ragged < 0.5, organ),
         ("a missed lesion", organ & ~lesion, organ),
         ("a missed organ", np.zeros_like(organ), organ),
         ("a missed volume (halved)", np.zeros_like(organ), distance < 1),
     ]
+
+
+def _squared_sum(axes: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
+    z, y, x = axes
+    return z**2 + y**2 + x**2
 
 
 def organizers_click(script: Path) -> Callable[[NDArray[np.bool_], NDArray[np.bool_]], Click]:
@@ -74,7 +80,7 @@ def organizers_click(script: Path) -> Callable[[NDArray[np.bool_], NDArray[np.bo
         exec(body, names | masks | {"clicks_cls": [made], "clicks_order": [[]], "ind": 0, "cls": 1, "verbose": False})
         for kind, positions in made.items():
             for position in positions:
-                return tuple(int(value) for value in position), kind == "fg"
+                return voxel(position), kind == "fg"
         return None
 
     return click

@@ -20,14 +20,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from inference.geometry import voxel
 from inference.npz import read_array
 from inference.window import Window
 from training.config import DEFAULT
@@ -102,14 +104,15 @@ def large_image(options: argparse.Namespace, folder: Path) -> None:
     source = max(options.data.glob("CT_*.npz"), key=lambda path: path.stat().st_size)
     data = folder / "large"
     data.mkdir()
-    arrays = {key: repeated(read_array(source, key)) for key in ("imgs", "gts")}
+    arrays: dict[str, Any] = {key: repeated(read_array(source, key)) for key in ("imgs", "gts")}
     np.savez_compressed(data / source.name, **arrays)
     build(folder / "large_store", find_cases(data), 1)
     stored, held = opened(folder / "large_store", find_cases(data))[0][0], load_volumes(data)[0]
+    fine, coarse = voxel([192] * 3), voxel([48] * 3)
     windows = {
-        "all of it": Window((0, 0, 0), LARGE, (192,) * 3),
-        "192³": Window((50, 150, 150), (192,) * 3, (192,) * 3),
-        "48³": Window((50, 150, 150), (48,) * 3, (48,) * 3),
+        "all of it": Window((0, 0, 0), LARGE, fine),
+        "192³": Window((50, 150, 150), fine, fine),
+        "48³": Window((50, 150, 150), coarse, coarse),
     }
     for name, window in windows.items():
         for kind, volume in (("memory", held), ("store", stored)):
@@ -205,7 +208,7 @@ def proportional_set_size(process: int) -> int:
 
 
 @contextmanager
-def measured(name: str) -> Iterator[None]:
+def measured(name: str) -> Generator[None, None, None]:
     """Prints the wall's and the processors' seconds, those of child processes too."""
     wall, before = time.perf_counter(), processor_seconds()
     yield

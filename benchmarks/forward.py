@@ -86,6 +86,10 @@ def _report(name: str, patch: int, measured: dict[str, list[Forward]]) -> None:
         )
 
 
+_network: nn.Module
+_input: Tensor
+
+
 def _begin(name: str, implementation: str, patch: int, threads: int) -> None:
     """Prepares the network and its input in a process of their own."""
     global _network, _input
@@ -94,7 +98,8 @@ def _begin(name: str, implementation: str, patch: int, threads: int) -> None:
     network = ResidualEncoderUNet(FULL).eval() if name == "full" else load_model(DEFAULT_WEIGHTS)[0]
     _input = torch.randn(1, 8, patch, patch, patch)
     if implementation == "plain":
-        _network = LogOddsUNet(network).eval().to(memory_format=torch.contiguous_format)
+        plain = LogOddsUNet(network).eval()
+        _network = plain.to(memory_format=torch.contiguous_format)  # ty: ignore[no-matching-overload]  # No stub has it.
     elif implementation == "ours":
         _network = for_cpu(LogOddsUNet(network).eval())
     else:

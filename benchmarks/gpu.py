@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def machine(device: torch.device) -> dict[str, object]:
     """What the figures are measured on and with."""
-    about = {"device": str(device), "torch": torch.__version__, "numpy": np.__version__}
+    about: dict[str, object] = {"device": str(device), "torch": torch.__version__, "numpy": np.__version__}
     about |= {"python": platform.python_version(), "threads": torch.get_num_threads()}
     if device.type == "cuda":
         about |= {"gpu": torch.cuda.get_device_name(device), "cudnn": torch.backends.cudnn.version()}
@@ -121,7 +121,8 @@ def forward_row(build: Callable[[], ResidualEncoderUNet], edge: int, device: tor
     """Medians over ``repeats`` forwards after three to warm up, each waited for."""
     torch.manual_seed(0)
     channels = torch.randn(1, IMAGE_AND_PROMPT_CHANNELS, edge, edge, edge).to(device)
-    plain = LogOddsUNet(build()).eval().to(device, memory_format=torch.contiguous_format)
+    network = LogOddsUNet(build()).eval()
+    plain = network.to(device, memory_format=torch.contiguous_format)  # ty: ignore[no-matching-overload]  # No stub has it.
     warm_up = 3 if device.type == "cuda" else 1
 
     def run(network: nn.Module, half: bool) -> tuple[list[float], Tensor]:

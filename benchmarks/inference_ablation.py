@@ -32,6 +32,7 @@ from inference.checkpoint import CheckpointError
 from inference.command import Parser, run
 from inference.fusion import Fusion
 from inference.geometry import Box, Voxel
+from inference.placement import window_for
 from inference.refinement import ONE_FORWARD, RefinementConfig
 from inference.segmenter import Segmenter, load_segmenter
 
@@ -112,7 +113,7 @@ def run_row(name: str, cases: list[EvaluationCase], segmenter: Segmenter, out: P
 
 def is_large(item: ObjectPrompts, patch_size: Voxel) -> bool:
     """Whether an object's box is larger than the patch, along one axis at least."""
-    return any(n > p for n, p in zip(item.box.size, patch_size))
+    return item.box is not None and any(n > p for n, p in zip(item.box.size, patch_size))
 
 
 def by_size(case: EvaluationCase, segmentation: np.ndarray, patch_size: Voxel) -> list[float | None]:
@@ -129,12 +130,12 @@ def by_size(case: EvaluationCase, segmentation: np.ndarray, patch_size: Voxel) -
     return figures
 
 
-def seen_coarsely(case: EvaluationCase, segmenter: Segmenter) -> float:
-    """The NSD of a case's large objects when all truth is resampled to each window's patch and back."""
+def seen_coarsely(case: EvaluationCase, segmenter: Segmenter) -> float | None:
+    """The NSD of a case's large objects, if it has any, when all truth is resampled to each window's patch and back."""
     config, shape = segmenter.config, case.image.shape
     truth, fusion = torch.from_numpy(case.truth), Fusion(shape)
     for item in case.objects:
-        around = window.window_for(item, shape, config.patch, config.isotropic_zoom)
+        around = window_for(item, shape, config.patch, config.isotropic_zoom)
         share = around.crop_label(truth, item.label)
         for where, log_odds in around.paste(torch.logit(share, eps=UNSURE), Box.of(shape)):
             fusion.add(item.label, where, log_odds)
@@ -225,9 +226,10 @@ def main() -> int:
     print(by_modality(options.out))
     print(sizes_table(options.out))
     large = [
-        seen_coarsely(case, segmenter)
+        nsd
         for case in cases
         if any(is_large(item, segmenter.config.patch) for item in case.objects)
+        and (nsd := seen_coarsely(case, segmenter)) is not None
     ]
     if large:
         mean, least = np.mean(large), min(large)

@@ -20,7 +20,7 @@ from evaluation.results import CaseResult
 from evaluation.table import ORGANIZERS_COLUMNS, csv_row
 from inference.case import CaseError
 from inference.command import Parser, run
-from inference.geometry import Voxel
+from inference.geometry import Voxel, voxel
 
 TOLERANCE = 1e-6
 
@@ -71,7 +71,7 @@ def read_clicks(log: Path) -> dict[str, list[Voxel | None]]:
     for line in log.read_text().splitlines():
         if match := re.search(r"error component center is at \((.*)\)$", line):
             numbers = re.findall(r"(?<!int)\d+", match[1])
-            pending.append(tuple(int(number) for number in numbers))
+            pending.append(voxel(int(number) for number in numbers))
         elif "No error connected components found" in line:
             pending.append(None)
         elif match := re.match(r"(\S+\.npz) finished!", line):

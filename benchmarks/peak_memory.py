@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +71,11 @@ def main() -> None:
                 weights = ["--weights", REPOSITORY / "weights" / "default.pt"]
                 return run([*command, *weights], variables={"PYTHON": sys.executable}, memory=memory)
 
-            def theirs(inputs: Path) -> Cost:
-                return container.predict(inputs, outputs, WITHOUT_FORWARD, memory)
-
-            commands = {"ours": ours, "authors": theirs} if container else {"ours": ours}
+            commands: dict[str, Callable[[Path], Cost]] = {"ours": ours}
+            if container is not None:
+                commands["authors"] = partial(
+                    container.predict, outputs=outputs, variables=WITHOUT_FORWARD, memory=memory
+                )
             for who, command in commands.items():
                 try:
                     taken = _above_idle(options.runs, command, small, large)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +106,11 @@ def _write_case(path: Path, target: Path) -> None:
     chosen = sorted(random.choice(known, min(OBJECTS, len(known)), replace=False).tolist())
     numbers = np.zeros(len(counts), np.uint8)
     numbers[chosen] = range(1, len(chosen) + 1)
-    content = {"imgs": read_array(path, "imgs"), "gts": numbers[labels], "spacing": read_array(path, "spacing")}
+    content: dict[str, Any] = {
+        "imgs": read_array(path, "imgs"),
+        "gts": numbers[labels],
+        "spacing": read_array(path, "spacing"),
+    }
     content["boxes"] = np.array([box_from_mask(content["gts"] == label, random) for label in range(1, len(chosen) + 1)])
     with replacing(target) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(file, **content)

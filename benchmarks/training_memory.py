@@ -12,7 +12,7 @@ Needs a build of PyTorch for CUDA, but no GPU.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
@@ -63,7 +63,7 @@ def stages(network: ResidualEncoderUNet, channels: Tensor, parameters: set[int])
 
 
 @contextmanager
-def _autocast(enabled: bool) -> Iterator[None]:
+def _autocast(enabled: bool) -> Generator[None, None, None]:
     """As ``torch.autocast("cuda", torch.float16)``, which is refused where there is no GPU."""
     torch.set_autocast_enabled("cuda", enabled)
     torch.set_autocast_dtype("cuda", torch.float16)

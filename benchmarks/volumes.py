@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def repeated(path: Path, key: str, shape: Voxel) -> np.ndarray:
     return np.ascontiguousarray(np.tile(volume, tiles)[tuple(slice(n) for n in shape)])
 
 
-def write_objects(path: Path, image: np.ndarray, labels: np.ndarray, **others: np.ndarray) -> Path:
+def write_objects(path: Path, image: np.ndarray, labels: np.ndarray, **others: Any) -> Path:
     """A case file with a box around each object of a label map; ``others`` are further keys, as ``prev_pred``."""
     boxes = np.array([box.entry() for box in label_extents(labels).values()])
     np.savez_compressed(path, imgs=image, spacing=np.array([3.0, 1.0, 1.0]), boxes=boxes, **others)

@@ -22,7 +22,7 @@ from benchmarks.timing import in_turns
 from inference.case import CaseError
 from inference.command import Parser
 from inference.command import run as run_command
-from inference.geometry import Box
+from inference.geometry import Box, voxel
 from inference.model import load_model
 from inference.nninteractive import WEIGHTS_LICENCE, export
 from inference.options import DEFAULT_WEIGHTS
@@ -108,7 +108,7 @@ def ball_case() -> dict[str, np.ndarray]:
     image = np.random.default_rng(0).normal(80, 20, shape)
     axes = np.ogrid[tuple(slice(0, size) for size in shape)]
     image[sum((axis - middle) ** 2 for axis, middle in zip(axes, centre)) <= radius**2] += 80
-    low, high = (tuple(middle + sign * radius for middle in centre) for sign in (-1, 1))
+    low, high = (voxel(middle + sign * radius for middle in centre) for sign in (-1, 1))
     return {
         "imgs": image.clip(0, 255).astype(np.uint8),
         "spacing": np.ones(3),

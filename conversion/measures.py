@@ -26,7 +26,8 @@ def measure(labels: NDArray[np.unsignedinteger], ids: Sequence[int]) -> dict[int
 
     numbered = labels if labels.dtype == np.uint8 else renumber(labels, ids)
     names = range(256) if numbered is labels else (0, *ids)
-    counts = sum(np.bincount(plane.ravel(), minlength=256) for plane in numbered)
+    none = np.zeros(256, np.int64)
+    counts = sum((np.bincount(plane.ravel(), minlength=256) for plane in numbered), none)
     return {names[index]: (int(counts[index]), box) for index, box in label_extents(numbered).items()}
 
 

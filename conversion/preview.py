@@ -19,8 +19,7 @@ from conversion.volume import patient_ends
 from evaluation.orientation import Ends, draw_letters
 from inference.atomic import replacing
 from inference.case import ObjectPrompts
-from inference.geometry import Voxel
-from inference.voxels import voxel
+from inference.geometry import Voxel, voxel
 
 MOST_OBJECTS = 12
 """Rows of the picture; further objects are left out of it."""

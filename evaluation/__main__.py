@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,7 +122,7 @@ def merge(arguments: list[str], prog: str) -> int:
     return _carried_out(lambda options: merge_results(options.parts, options.results), parser.parse_args(arguments))
 
 
-FOLDERS = {"type": Path, "required": True, "action": "extend", "nargs": "+", "metavar": "FOLDER"}
+FOLDERS: dict[str, Any] = {"type": Path, "required": True, "action": "extend", "nargs": "+", "metavar": "FOLDER"}
 
 COMMANDS = {
     "run": ("evaluate one contestant on a folder of cases; goes on where it stopped", run),

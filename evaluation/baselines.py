@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
 from inference.case import Case, ObjectPrompts
-from inference.geometry import Box, Voxel
+from inference.geometry import Box, Voxel, voxel
 from inference.placement import central_third
 
 INSIDE, OUTSIDE = 1, 2
@@ -103,7 +103,7 @@ def _window(item: ObjectPrompts, shape: Voxel) -> Box:
     for click in item.clicks:
         lower = [min(corner, position - 2) for corner, position in zip(lower, click.position, strict=True)]
         upper = [max(corner, position + 2) for corner, position in zip(upper, click.position, strict=True)]
-    return Box(tuple(lower), tuple(upper)).clipped(shape)
+    return Box(voxel(lower), voxel(upper)).clipped(shape) or whole
 
 
 def _walk(case: Case, item: ObjectPrompts, window: Box) -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from evaluation.orientation import Ends
 from inference.atomic import replacing
 from inference.case import Case, CaseError, ObjectPrompts
+from inference.geometry import three
 
 PAGE_BYTES = 29_000_000
 """A page that mails and opens; the image is stored as well as fits."""
@@ -136,7 +137,7 @@ def _step(shape: tuple[int, ...]) -> tuple[int, int, int]:
     step = [1, 1, 1]
     while np.prod([-(-n // s) for n, s in zip(shape, step)]) > SHOWN_VOXELS:
         step[int(np.argmax([n / s for n, s in zip(shape, step)]))] += 1
-    return tuple(step)
+    return three(step)
 
 
 def _grey(image: NDArray) -> tuple[NDArray[np.uint8], float, float]:

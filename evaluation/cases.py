@@ -58,7 +58,7 @@ class EvaluationCase:
         digest = hashlib.sha256(f"{self.truth.shape} {self.truth.dtype}".encode())
         for key in sorted(self.stored):
             digest.update(self.stored[key])
-        digest.update(np.ascontiguousarray(self.truth))
+        digest.update(np.ascontiguousarray(self.truth).data)
         return digest.hexdigest()
 
 

@@ -31,7 +31,7 @@ from inference.atomic import replacing
 from inference.case import Case, read_case
 from inference.checkpoint import CheckpointError, ModelConfig
 from inference.deadline import Deadline
-from inference.geometry import Box
+from inference.geometry import Box, three
 from inference.model import read_weights
 from inference.npz import read_array
 from inference.options import DEFAULT_WEIGHTS
@@ -122,6 +122,7 @@ def _answer(path: Path, case: Case) -> NDArray[np.uint8]:
 
 def _judged(path: Path, case: Case, truth: NDArray[np.uint8], labels: NDArray[np.uint8]) -> str:
     box = case.objects[0].box
+    assert box is not None, "the brain has one"
     mask = labels == 1
     if not mask.any():
         raise UnusableWeightsError(
@@ -144,9 +145,9 @@ def _judged(path: Path, case: Case, truth: NDArray[np.uint8], labels: NDArray[np
 def neighbourhood(box: Box, shape: tuple[int, int, int]) -> Box:
     """The box with a sixth of its size more on every side, within an image of ``shape``: the paper's margin."""
     margin = [size // 6 for size in box.size]
-    lower = tuple(value - more for value, more in zip(box.lower, margin))
-    upper = tuple(value + more for value, more in zip(box.upper, margin))
-    return Box(lower, upper).clipped(shape)
+    lower = three(value - more for value, more in zip(box.lower, margin))
+    upper = three(value + more for value, more in zip(box.upper, margin))
+    return Box(lower, upper).clipped(shape) or box
 
 
 def tensor_file(path: Path) -> Path:

@@ -54,11 +54,13 @@ class RunOutcome:
 class Contestant(Protocol):
     """Something that segments the one case in an input folder into a file of the same name in an output folder."""
 
-    name: str
-    """What the report calls it; also the name of its results folder."""
+    @property
+    def name(self) -> str:
+        """What the report calls it; also the name of its results folder."""
 
-    identity: dict[str, str]
-    """What it is, such as a command or a checksum of weights: results of different identities are not mixed."""
+    @property
+    def identity(self) -> dict[str, str]:
+        """What it is, such as a command or a checksum of weights: results of different identities are not mixed."""
 
     def check(self) -> None:
         """Find out whether it can run at all, before the first case.

@@ -86,6 +86,8 @@ def draw(case: EvaluationCase, segmentation: NDArray[np.uint8], clicks: list[Pla
                 mask = np.take(labels == prompts.label, middle[axis], axis)
                 if mask.any() and not mask.all():
                     view.contour(mask, levels=[0.5], colors=[colour], linewidths=0.8)
+                if prompts.box is None:
+                    continue
                 lower, size = prompts.box.lower, prompts.box.size
                 view.add_patch(
                     pyplot.Rectangle(

@@ -58,7 +58,8 @@ class Curve:
     @property
     def falls(self) -> tuple[bool, ...]:
         """For each run, whether the mean is lower after it than before."""
-        return (False, *(earlier is not None and later < earlier for earlier, later in pairwise(self.dsc)))
+        pairs = pairwise(self.dsc)
+        return (False, *(a is not None and b is not None and b < a for a, b in pairs))
 
 
 @dataclass(frozen=True)

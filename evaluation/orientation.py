@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.geometry import three
+
 if TYPE_CHECKING:  # Matplotlib takes a second, and letters alone do not need it.
     from matplotlib.axes import Axes
 
@@ -28,7 +30,7 @@ def axis_ends(direction: NDArray[np.float64]) -> tuple[Ends, Ends, Ends]:
     Args:
         direction: (3, 3), the columns are the unit vectors of x, y and z in LPS, as ITK and DICOM have them.
     """
-    return tuple((_letters(-column), _letters(column)) for column in np.asarray(direction, float).T[::-1])
+    return three((_letters(-column), _letters(column)) for column in np.asarray(direction, float).T[::-1])
 
 
 def _letters(vector: NDArray[np.float64]) -> str:

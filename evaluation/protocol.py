@@ -5,6 +5,7 @@ import time
 import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -125,20 +126,18 @@ def evaluate_case(
                     earlier.append(click)
             write_step_input(inputs / case.name, case, clicks, current if with_clicks else None)
             seconds, note, outcome = _timed_run(contestant, inputs, outputs, case.name, PATIENCE * limit)
-            told = {"failed_objects": outcome.failed_objects, "given_up": outcome.given_up}
+            told = partial(StepResult, failed_objects=outcome.failed_objects, given_up=outcome.given_up)
             try:
                 written = _read_output(output, case) if output.exists() else None
             except OutputError as error:
-                steps.append(StepResult(seconds, 0.0, 0.0, tuple(new_clicks), note, **told))
+                steps.append(told(seconds, 0.0, 0.0, tuple(new_clicks), note))
                 failure = f"{error} (the organizers would stop the team's evaluation here); the case counts 0"
                 break
             segmentation = np.zeros(case.truth.shape, np.uint8) if written is None else written
             scores = score_segmentation(case.truth, segmentation, case.spacing)
             current = segmentation.astype(np.uint8)
             segmentations.append(current)
-            steps.append(
-                StepResult(seconds, scores.dsc, scores.nsd, tuple(new_clicks), note, scores.object_dsc, **told)
-            )
+            steps.append(told(seconds, scores.dsc, scores.nsd, tuple(new_clicks), note, scores.object_dsc))
         else:
             if not output.exists():
                 failure = (

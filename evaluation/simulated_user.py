@@ -8,7 +8,7 @@ looks at the error's box only.
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.geometry import Box, Voxel, bounding_box
+from inference.geometry import Box, Voxel, bounding_box, three, voxel
 
 try:
     import cc3d
@@ -69,7 +69,7 @@ def middle_slice_box(mask: NDArray[np.bool_], corner: Voxel = (0, 0, 0)) -> dict
     rows = np.flatnonzero(mask[middle].any(axis=1))
     columns = np.flatnonzero(mask[middle].any(axis=0))
     lower, upper = (
-        tuple(int(v) + start for v, start in zip((occupied[end], rows[end], columns[end]), corner, strict=True))
+        voxel(v + start for v, start in zip((occupied[end], rows[end], columns[end]), corner, strict=True))
         for end in (0, -1)
     )
     # Of the slices that the object is in, which need not be all between its first and its last.
@@ -118,7 +118,7 @@ def click_from_error(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) ->
     depth = _depth(component)
     deepest = np.argwhere(depth == depth.max())
     choice = deepest[np.random.RandomState(TIE_SEED).choice(len(deepest))]
-    position = tuple(int(start + offset) for start, offset in zip(corner, choice, strict=True))
+    position = voxel(start + offset for start, offset in zip(corner, choice, strict=True))
     return position, bool(truth[position])
 
 
@@ -138,7 +138,7 @@ def _largest_component(error: NDArray[np.bool_], box: BoxSlices) -> tuple[NDArra
     sizes[0] = 0
     largest = int(np.argmax(sizes))
     own_box = boxes[largest]
-    corner = tuple(int(outer.start + inner.start) for outer, inner in zip(box, own_box, strict=True))
+    corner = voxel(outer.start + inner.start for outer, inner in zip(box, own_box, strict=True))
     return labels[own_box] == largest, corner
 
 
@@ -155,7 +155,11 @@ def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.integer], NDArray[n
     transposed = mask.flags.fnc
     labels = label(mask.T if transposed else mask, structure=np.ones((3, 3, 3)))[0]
     labels = labels.T if transposed else labels
-    return labels, np.bincount(labels.ravel()), [(slice(None),) * 3, *find_objects(labels)]
+    return (
+        labels,
+        np.bincount(labels.ravel()),
+        [(slice(None), slice(None), slice(None)), *map(three, find_objects(labels))],
+    )
 
 
 def _squared_distance(mask: NDArray[np.bool_], black_border: bool = False) -> NDArray[np.float32]:

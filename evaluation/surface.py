@@ -33,9 +33,10 @@ def surface_dice(
         spacing: voxel size in mm, in the order of the axes.
         tolerance: in mm; a surface exactly this far away is within it.
     """
-    if not predicted.any():
+    whole = bounding_box(truth | predicted) if predicted.any() else None
+    if whole is None:
         return 0.0
-    box = bounding_box(truth | predicted).slices
+    box = whole.slices
     areas = np.asarray(create_table_neighbour_code_to_surface_area(tuple(float(edge) for edge in spacing)))
     true_codes, predicted_codes = _corner_codes(truth[box]), _corner_codes(predicted[box])
     within = whole = 0.0

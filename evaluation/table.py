@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from evaluation.cases import BACKGROUND, FOREGROUND
 from evaluation.groups import click_changes, is_harmful
@@ -66,9 +67,9 @@ def write_csv(results: ResultsFolder) -> None:
     _write(results.path / OBJECTS_FILE, OBJECT_COLUMNS, rows)
 
 
-def csv_row(result: CaseResult) -> dict[str, object]:
+def csv_row(result: CaseResult) -> dict[str, Any]:
     """Return a case's row; boxes are `yes`, `no` or `dropped`."""
-    row: dict[str, object] = _name_columns(result) | {"Remark": result.remark}
+    row: dict[str, Any] = _name_columns(result) | {"Remark": result.remark}
     if not result.scorable:
         return row
     raw, scored = result.raw_scores, result.scores
@@ -103,8 +104,8 @@ def object_rows(result: CaseResult) -> Iterator[dict[str, object]]:
         for run, step in enumerate(result.steps, first):
             if step.object_dsc:
                 row[f"DSC_{run}"] = step.object_dsc[place]
-            if step.clicks and step.clicks[place] is not None:
-                row[f"Click_{run}"] = FOREGROUND if step.clicks[place][1] else BACKGROUND
+            if step.clicks and (click := step.clicks[place]) is not None:
+                row[f"Click_{run}"] = FOREGROUND if click[1] else BACKGROUND
         yield row
 
 

@@ -17,7 +17,7 @@ import argparse
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, spent: float) -> 
 
 
 @contextmanager
-def _stopping_on_sigterm(watchdog: Watchdog) -> Iterator[None]:
+def _stopping_on_sigterm(watchdog: Watchdog) -> Generator[None, None, None]:
     before = signal.signal(signal.SIGTERM, lambda *_: watchdog.stop())
     try:
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ SUFFIX = ".unfinished"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path, None, None]:
     """Gives a temporary name in ``path``'s folder to write to, and renames it to ``path`` when the block ends well.
 
     The temporary name starts with a dot and does not end in ``path``'s suffix, so nobody takes it for a finished file.

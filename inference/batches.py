@@ -31,10 +31,12 @@ def side_by_side(predictor: Predictor, running: dict[Key, Forwards]) -> Iterator
     while answers:
         requests: dict[Key, Tensor] = {}
         for key, answer in answers.items():
-            error = answer if isinstance(answer, Exception) else None
-            if error is None:
+            error = None
+            if isinstance(answer, Exception):
+                error = answer
+            else:
                 try:
-                    requests[key] = running[key].send(answer)
+                    requests[key] = next(running[key]) if answer is None else running[key].send(answer)
                     continue
                 except StopIteration:
                     pass

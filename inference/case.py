@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from inference.atomic import replacing
-from inference.geometry import Box, Voxel, labels_in, rounded_voxel
+from inference.geometry import Box, Voxel, labels_in, rounded_voxel, three
 from inference.npz import MAX_PICKLE_BYTES, NpzError, open_npz, read_member
 
 MAX_OBJECTS = 255
@@ -167,9 +167,10 @@ def _usable_image(image: np.ndarray, notes: list[str]) -> np.ndarray:
 
 def _spacing(spacing: np.ndarray | None, notes: list[str]) -> tuple[float, float, float]:
     try:
-        values = tuple(float(v) for v in spacing.ravel()) if spacing is not None and spacing.size == 3 else ()
-        if values and all(math.isfinite(v) and v > 0 for v in values):
-            return values
+        if spacing is not None and spacing.size == 3:
+            values = three(float(v) for v in spacing.ravel())
+            if all(math.isfinite(v) and v > 0 for v in values):
+                return values
     except (TypeError, ValueError):
         pass  # Falls through to the note below, as any other unusable spacing does.
     notes.append("no usable spacing; taken as 1 mm along each axis")
@@ -208,7 +209,7 @@ def _box(entry: Any, shape: Voxel, label: int, notes: list[str]) -> Box | None:
     except ValueError as error:
         notes.append(f"object {label}: its box {error}; the object is taken as having none")
         return None
-    box = Box(tuple(map(min, stated.lower, stated.upper)), tuple(map(max, stated.lower, stated.upper)))
+    box = Box(three(map(min, stated.lower, stated.upper)), three(map(max, stated.lower, stated.upper)))
     clipped = box.clipped(shape)
     if box != stated:
         notes.append(f"object {label}: its box is inverted; its corners are put in order")

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy._core import multiarray
 from torch import Tensor
 
 from inference.atomic import replacing
@@ -27,10 +28,10 @@ from inference.prompts import PromptStyle
 
 FORMAT = "segfm3d-1"
 
-_NUMPY_SCALARS = [
+_NUMPY_SCALARS: list[Any] = [
     np.dtype,
     *(type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")),
-    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
 """Beside its tensors a published checkpoint holds the log of its training, whose numbers are numpy's."""
 

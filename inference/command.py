@@ -13,9 +13,9 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 INTERRUPTED = 128 + signal.SIGINT
@@ -49,17 +49,17 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         prog: what the command is called.
-        description: what it does.
+        description: what it does; a docstring, which is None where Python leaves them out (``-OO``), is taken as well.
         example: command lines that the help ends with, without ``prog``.
     """
 
-    def __init__(self, prog: str, description: str, *example: str) -> None:
+    def __init__(self, prog: str, description: str | None, *example: str) -> None:
         lines = ["examples:" if len(example) > 1 else "example:", *(f"  {prog} {line}" for line in example)]
         epilog = "\n".join(lines) if example else None
-        description = " ".join(description.split())
+        description = " ".join((description or "").split())
         super().__init__(prog, description=description, epilog=epilog, formatter_class=_HelpFormatter)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         return self.parse_intermixed_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu_
 
 from inference import winograd
-from inference.network import Blocks, ConvNorm, LogOddsUNet, ResidualBlock
+from inference.network import Blocks, ConvNorm, Convs, LogOddsUNet, ResidualBlock, bias_of, module_of
 
 PIECE = 2**17
 """Numbers (512 KiB of float32) of a tensor that are taken at a time: with the skip's they fit into a core's cache."""
@@ -41,7 +41,7 @@ def for_cpu(network: LogOddsUNet) -> nn.Module:
     """
     if torch.backends.mkldnn.is_available():
         return CpuUNet(network).eval()
-    return network.to(memory_format=torch.contiguous_format)
+    return network.to(memory_format=torch.contiguous_format)  # ty: ignore[no-matching-overload]  # No stub has it.
 
 
 class CpuUNet(nn.Module):
@@ -49,10 +49,12 @@ class CpuUNet(nn.Module):
 
     def __init__(self, network: LogOddsUNet) -> None:
         super().__init__()
-        self.stem = _Convolution(network.encoder.stem.convs[0])
-        self.stages = nn.ModuleList(_blocks(stage) for stage in network.encoder.stages)
-        self.upsamplings = nn.ModuleList(_UpsampleBeside(layer) for layer in network.decoder.transpconvs)
-        self.decoder = nn.ModuleList(_Convolution(stage.convs[0]) for stage in network.decoder.stages)
+        self.stem = _Convolution(_convolution_of(network.encoder.stem))
+        self.stages = nn.ModuleList(_blocks(module_of(Blocks, stage)) for stage in network.encoder.stages)
+        self.upsamplings = nn.ModuleList(
+            _UpsampleBeside(module_of(nn.ConvTranspose3d, layer)) for layer in network.decoder.transpconvs
+        )
+        self.decoder = nn.ModuleList(_Convolution(_convolution_of(stage)) for stage in network.decoder.stages)
         self.head = network.head
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,8 +68,8 @@ class CpuUNet(nn.Module):
             skips.append(x)
         skips.pop()
         for upsample, convolution in zip(self.upsamplings, self.decoder):
-            x = convolution.activated(upsample(x, skips.pop()))
-        log_odds = torch.mv(_rows(x), self.head.weight.flatten()).add_(self.head.bias)
+            x = module_of(_Convolution, convolution).activated(upsample(x, skips.pop()))
+        log_odds = torch.mv(_rows(x), self.head.weight.flatten()).add_(bias_of(self.head))
         return log_odds.view(1, 1, *x.shape[2:])
 
 
@@ -82,7 +84,7 @@ class _Convolution(nn.Module):
             weight = (weight / pooled**3).repeat(1, 1, pooled, pooled, pooled)
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last_3d), requires_grad=False)
         self.stride = tuple(stride * pooled for stride in source.conv.stride)
-        self.padding = source.conv.padding
+        self.padding = tuple(size // 2 for size in source.conv.kernel_size)
         self.norm = source.norm
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,14 +143,19 @@ class _ResidualBlock(nn.Module):
 
 def _skip(modules: list[nn.Module]) -> nn.Module:
     """Nothing, a pooling, a projection, or both: then one convolution does both."""
-    if not modules or not isinstance(modules[-1], ConvNorm):
+    projection = modules[-1] if modules else None
+    if not isinstance(projection, ConvNorm):
         return nn.Sequential(*modules)
-    *pooling, projection = modules
-    return _Convolution(projection, pooling[0].kernel_size if pooling else 1)
+    size = module_of(nn.AvgPool3d, modules[0]).kernel_size if len(modules) > 1 else 1
+    return _Convolution(projection, size if isinstance(size, int) else size[0])
 
 
 def _blocks(source: Blocks) -> nn.Module:
-    return nn.Sequential(*(_ResidualBlock(block) for block in source.blocks))
+    return nn.Sequential(*(_ResidualBlock(module_of(ResidualBlock, block)) for block in source.blocks))
+
+
+def _convolution_of(source: nn.Module) -> ConvNorm:
+    return module_of(ConvNorm, module_of(Convs, source).convs[0])
 
 
 class _UpsampleBeside(nn.Module):
@@ -158,7 +165,7 @@ class _UpsampleBeside(nn.Module):
         super().__init__()
         # (C, S, 2, 2, 2) -> (C, 8S): a row of x times it are the eight voxels that x's voxel becomes.
         self.weight = nn.Parameter(source.weight.detach().permute(0, 2, 3, 4, 1).flatten(1), requires_grad=False)
-        self.bias = nn.Parameter(source.bias.detach().repeat(8), requires_grad=False)
+        self.bias = nn.Parameter(bias_of(source).detach().repeat(8), requires_grad=False)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         depth, height, width = x.shape[2:]

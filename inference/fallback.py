@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from inference.case import ObjectPrompts
-from inference.geometry import Box, Voxel
+from inference.geometry import Box, Voxel, three
 from inference.window import SLAB
 
 FALLBACK_LOG_ODDS = 2.0
@@ -23,10 +24,10 @@ def fallback(
     prompts: ObjectPrompts, labels: np.ndarray | None, previous: Box | None, shape: Voxel
 ) -> Iterator[tuple[Box, Tensor]]:
     """What is said of an object without a network: its previous mask, its box's ellipsoid, or a ball at its clicks."""
-    if previous is not None:
-        where, inside = previous, lambda box: torch.from_numpy(labels[box.slices] == prompts.label)
+    if previous is not None and labels is not None:
+        where, inside = previous, partial(_labelled, labels, prompts.label)
     elif prompts.box is not None:
-        where, inside = prompts.box, lambda box: _ellipsoid(prompts.box, box)
+        where, inside = prompts.box, partial(_ellipsoid, prompts.box)
     else:
         balls = [_ball(click.position) for click in prompts.clicks if click.positive]
         if not balls:
@@ -34,8 +35,9 @@ def fallback(
         where = balls[0]
         for ball in balls[1:]:
             where = where.union(ball)
-        where = where.clipped(shape)
-        inside = lambda box: torch.stack([_ellipsoid(ball, box) for ball in balls]).any(dim=0)  # noqa: E731
+        where, inside = where.clipped(shape), partial(_any_ellipsoid, balls)
+        if where is None:
+            return
     for first in range(where.lower[0], where.upper[0] + 1, SLAB):
         last = min(first + SLAB - 1, where.upper[0])
         slab = Box((first, *where.lower[1:]), (last, *where.upper[1:]))
@@ -51,7 +53,16 @@ def fallback_name(prompts: ObjectPrompts, previous: Box | None) -> str:
 
 
 def _ball(centre: Voxel) -> Box:
-    return Box(tuple(v - CLICK_RADIUS for v in centre), tuple(v + CLICK_RADIUS for v in centre))
+    return Box(three(v - CLICK_RADIUS for v in centre), three(v + CLICK_RADIUS for v in centre))
+
+
+def _labelled(labels: np.ndarray, label: int, part: Box) -> Tensor:
+    """A label's voxels in a part of the image: bool of the part's shape."""
+    return torch.from_numpy(labels[part.slices] == label)
+
+
+def _any_ellipsoid(boxes: list[Box], part: Box) -> Tensor:
+    return torch.stack([_ellipsoid(box, part) for box in boxes]).any(dim=0)
 
 
 def _ellipsoid(box: Box, part: Box) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from inference.case import ObjectPrompts
-from inference.geometry import Box, Voxel
+from inference.geometry import Box, Voxel, voxel
 from inference.window import SLAB
 
 INNER_FIRST = 0.1
@@ -42,7 +42,7 @@ class Fusion:
 
     @property
     def shape(self) -> Voxel:
-        return tuple(self.label.shape)
+        return voxel(self.label.shape)
 
     def add(self, label: int, where: Box, log_odds: Tensor, advantage: float = 0.0) -> None:
         """Adds an object's log-odds in a part of the image, each voxel at most once an object.
@@ -84,15 +84,16 @@ def advantages(objects: tuple[ObjectPrompts, ...], seen: Container[int]) -> dict
     Args:
         seen: labels of the objects that have a previous mask.
     """
-    boxed = sorted((item for item in objects if item.box is not None), key=lambda item: item.box.voxels, reverse=True)
+    boxed = [(item, item.box) for item in objects if item.box is not None]
+    boxed.sort(key=lambda pair: pair[1].voxels, reverse=True)
     found: dict[int, float] = {}
-    for index, item in enumerate(boxed):
+    for index, (item, box) in enumerate(boxed):
         if item.clicks or item.label in seen:
             continue
         gains = [
-            found.get(outer.label, 0.0) + INNER_FIRST * math.log(outer.box.voxels / item.box.voxels)
-            for outer in boxed[:index]
-            if _is_inside(item.box, outer.box)
+            found.get(outer.label, 0.0) + INNER_FIRST * math.log(outer_box.voxels / box.voxels)
+            for outer, outer_box in boxed[:index]
+            if _is_inside(box, outer_box)
         ]
         if gains:
             found[item.label] = max(gains)

@@ -6,16 +6,39 @@ Axis order is (z, y, x) throughout.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 Voxel = tuple[int, int, int]
 
+T = TypeVar("T")
+
 _LOWER_KEYS = ("z_min", "z_mid_y_min", "z_mid_x_min")
 _UPPER_KEYS = ("z_max", "z_mid_y_max", "z_mid_x_max")
+
+
+def three(values: Iterable[T]) -> tuple[T, T, T]:
+    """Returns three values, one for each axis, as a tuple.
+
+    Unlike ``tuple`` it tells a type checker, and whoever calls it wrongly, that there are three.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+    z, y, x = values
+    return z, y, x
+
+
+def voxel(values: Iterable[int]) -> Voxel:
+    """Returns (z, y, x) of three whole numbers, numpy's too, as Python's.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+    return three(int(v) for v in values)
 
 
 @dataclass(frozen=True)
@@ -26,13 +49,13 @@ class Box:
     upper: Voxel
 
     @classmethod
-    def of(cls, shape: Voxel) -> Box:
+    def of(cls, shape: Sequence[int]) -> Box:
         """All of an image of ``shape``."""
-        return cls((0, 0, 0), tuple(n - 1 for n in shape))
+        return cls((0, 0, 0), three(n - 1 for n in shape))
 
     @property
     def size(self) -> Voxel:
-        return tuple(upper - lower + 1 for lower, upper in zip(self.lower, self.upper))
+        return three(upper - lower + 1 for lower, upper in zip(self.lower, self.upper))
 
     @property
     def voxels(self) -> int:
@@ -40,13 +63,13 @@ class Box:
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
-        return tuple(slice(lower, upper + 1) for lower, upper in zip(self.lower, self.upper))
+        return three(slice(lower, upper + 1) for lower, upper in zip(self.lower, self.upper))
 
     def contains(self, voxel: Voxel) -> bool:
         return all(lower <= v <= upper for lower, v, upper in zip(self.lower, voxel, self.upper))
 
     def union(self, other: Box) -> Box:
-        return Box(tuple(map(min, self.lower, other.lower)), tuple(map(max, self.upper, other.upper)))
+        return Box(three(map(min, self.lower, other.lower)), three(map(max, self.upper, other.upper)))
 
     def clipped(self, shape: Voxel) -> Box | None:
         """The part inside an image of ``shape``; None if there is none."""
@@ -54,12 +77,12 @@ class Box:
 
     def intersection(self, other: Box) -> Box | None:
         """What both have in common; None if there is nothing."""
-        lower, upper = tuple(map(max, self.lower, other.lower)), tuple(map(min, self.upper, other.upper))
+        lower, upper = three(map(max, self.lower, other.lower)), three(map(min, self.upper, other.upper))
         return Box(lower, upper) if all(a <= b for a, b in zip(lower, upper)) else None
 
     def slices_in(self, other: Box) -> tuple[slice, slice, slice]:
         """Where this box lies in a box that holds it."""
-        return tuple(slice(a - b, c - b + 1) for a, b, c in zip(self.lower, other.lower, self.upper))
+        return three(slice(a - b, c - b + 1) for a, b, c in zip(self.lower, other.lower, self.upper))
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> Box:
@@ -103,7 +126,7 @@ def rounded_voxel(values: Iterable[Any]) -> Voxel | None:
         return None
     if len(numbers) != 3 or not all(math.isfinite(v) and abs(v) < 2**53 for v in numbers):
         return None
-    return tuple(round(v) for v in numbers)
+    return three(round(v) for v in numbers)
 
 
 def bounding_box(volume: np.ndarray) -> Box | None:
@@ -119,7 +142,7 @@ def bounding_box(volume: np.ndarray) -> Box | None:
         lower.append(int(occupied[0]))
         upper.append(int(occupied[-1]))
         view = view[(slice(None),) * axis + (slice(lower[-1], upper[-1] + 1),)]
-    return Box(tuple(lower), tuple(upper))
+    return Box(three(lower), three(upper))
 
 
 def labels_in(labels: np.ndarray) -> list[int]:
@@ -135,7 +158,7 @@ def label_extents(labels: np.ndarray) -> dict[int, Box]:
     from scipy.ndimage import find_objects  # A tenth of the start, and no first run needs it.
 
     return {
-        label: Box(tuple(s.start for s in where), tuple(s.stop - 1 for s in where))
+        label: Box(three(s.start for s in where), three(s.stop - 1 for s in where))
         for label, where in enumerate(find_objects(labels), start=1)
         if where is not None
     }

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
-from inference.geometry import Box
+from inference.geometry import Box, three
 from inference.normalization import NormalizedImage
 from inference.window import Window
 
@@ -69,7 +69,7 @@ class GuidedFilter:
             return None
         # What is pasted of a voxel of the patch reaches into its neighbours.
         lower, upper = (places.amin(dim=0) - 1).tolist(), (places.amax(dim=0) + 1).tolist()
-        box = window.image_box(tuple(lower), tuple(upper)).intersection(region)
+        box = window.image_box(three(lower), three(upper)).intersection(region)
         variance, middle = torch.var_mean(image[unclear])
         if box is None or not float(variance) > 0:
             return None

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 IMAGE_AND_PROMPT_CHANNELS = 8
 HEADS = 2
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -178,11 +181,33 @@ class LogOddsUNet(nn.Module):
         super().__init__()
         self.encoder = network.encoder
         self.decoder = network.decoder
-        heads = network.decoder.seg_layers[-1]
+        heads = module_of(nn.Conv3d, network.decoder.seg_layers[-1])
         self.head = nn.Conv3d(heads.in_channels, 1, 1, device=heads.weight.device, dtype=heads.weight.dtype)
         with torch.no_grad():
             self.head.weight.copy_(heads.weight[1:] - heads.weight[:1])
-            self.head.bias.copy_(heads.bias[1:] - heads.bias[:1])
+            bias_of(self.head).copy_(bias_of(heads)[1:] - bias_of(heads)[:1])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.decoder(self.encoder(x)))
+
+
+def module_of(kind: type[Kind], module: nn.Module) -> Kind:
+    """Returns a module of a container, of which PyTorch knows only that it is a module.
+
+    Raises:
+        TypeError: it is of another kind.
+    """
+    if not isinstance(module, kind):
+        raise TypeError(f"{type(module).__name__}: expected {kind.__name__}")
+    return module
+
+
+def bias_of(layer: nn.Conv3d | nn.ConvTranspose3d) -> Tensor:
+    """Returns a convolution's bias.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if layer.bias is None:
+        raise ValueError(f"{layer}: expected one with a bias")
+    return layer.bias

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict
 
 from inference.checkpoint import ModelConfig
-from inference.geometry import Voxel
+from inference.geometry import Voxel, three
 from inference.network import IMAGE_AND_PROMPT_CHANNELS
 from inference.prompts import (
     BOX,
@@ -33,7 +33,7 @@ the larger the patch, the smaller a small object is to weights that were trained
 def session_patch(config: ModelConfig) -> Voxel:
     """The patch that a session runs the network with: the weights' own, or a larger one where that is too small."""
     stride = config.network.stride
-    return tuple(math.ceil(max(p, SESSION_PATCH) / stride) * stride for p in config.patch)
+    return three(math.ceil(max(p, SESSION_PATCH) / stride) * stride for p in config.patch)
 
 
 def session_radius(style: PromptStyle) -> int:

@@ -16,10 +16,10 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def read_array(path: str | os.PathLike, key: str) -> np.ndarray:
 
 
 @contextmanager
-def open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
+def open_npz(path: Path) -> Generator[zipfile.ZipFile, None, None]:
     """Opens a file for :func:`read_member`; whatever goes wrong in the block becomes one line that names it.
 
     Raises:
@@ -125,11 +125,11 @@ def read_member(
     return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
 
 
-def _fill(member: BinaryIO, flat: np.ndarray, key: str) -> None:
+def _fill(member: IO[bytes], flat: np.ndarray, key: str) -> None:
     """Reads into an array in pieces, so that the decompressed bytes exist only once."""
     if flat.size == 0:
         return
-    target = memoryview(flat.view(np.uint8))
+    target = flat.view(np.uint8).data
     done = 0
     while done < len(target):
         piece = member.read(min(len(target) - done, 2**22))
@@ -229,7 +229,7 @@ def _unpickle(payload: bytes, key: str) -> np.ndarray:
             if opcode.name not in _OPCODES:
                 raise NpzError(f"refused the pickle opcode {opcode.name}; only arrays and plain values are expected")
             # A memo index far beyond the payload makes the unpickler take memory for all below it.
-            if opcode.name in ("BINPUT", "LONG_BINPUT") and argument > len(payload):
+            if opcode.name in ("BINPUT", "LONG_BINPUT") and argument is not None and argument > len(payload):
                 raise NpzError(f"refused a pickle with memo index {argument}")
         value = _SafeUnpickler(io.BytesIO(payload)).load()
     except NpzError as error:

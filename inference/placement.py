@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from inference.case import ObjectPrompts
-from inference.geometry import Box, Voxel
+from inference.geometry import Box, Voxel, three
 from inference.window import MARGIN, Window
 
 TOUCH = 0.002
@@ -77,7 +77,7 @@ def zoomed_out(window: Window, log_odds: Tensor, shape: Voxel, isotropic_zoom: b
         larger = [math.ceil(zoom * p - 1e-9) for p in window.patch]
         start = [s - (wide - n) // 2 for s, n, wide in zip(start, size, larger)]
         size = larger
-    return Window(tuple(start), tuple(size), window.patch)
+    return Window(three(start), three(size), window.patch)
 
 
 def recentered(
@@ -97,7 +97,7 @@ def recentered(
     if not len(found):
         return None
     lower, upper = found.amin(dim=0).tolist(), found.amax(dim=0).tolist()
-    extent = window.image_box(lower, upper).clipped(shape)
+    extent = window.image_box(three(lower), three(upper)).clipped(shape)
     if extent is None:
         return None
     focused = window_for(prompts, shape, window.patch, isotropic_zoom, extent)
@@ -106,7 +106,7 @@ def recentered(
 
 def central_third(shape: Voxel) -> Box:
     """The paper's box where none is given (equation 4)."""
-    return Box(tuple(n // 3 for n in shape), tuple(max(2 * n // 3, n // 3) for n in shape))
+    return Box(three(n // 3 for n in shape), three(max(2 * n // 3, n // 3) for n in shape))
 
 
 def allowed_region(prompts: ObjectPrompts, previous: Box | None, shape: Voxel) -> Box:
@@ -138,8 +138,8 @@ def allowed_region(prompts: ObjectPrompts, previous: Box | None, shape: Voxel) -
 def _at_native_resolution(region: Box, patch: Voxel) -> Box:
     """A region as large as its window is not magnified for: of an object, its clicks do not tell the extent."""
     room = [max(math.ceil(p * MARGIN) - n, 0) for n, p in zip(region.size, patch)]
-    lower = tuple(v - r // 2 for v, r in zip(region.lower, room))
-    return Box(lower, tuple(v + n + r - 1 for v, n, r in zip(lower, region.size, room)))
+    lower = three(v - r // 2 for v, r in zip(region.lower, room))
+    return Box(lower, three(v + n + r - 1 for v, n, r in zip(lower, region.size, room)))
 
 
 def _union(boxes: list[Box]) -> Box:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from inference.checkpoint import ModelConfig
 from inference.cpu_forward import for_cpu
-from inference.geometry import Voxel
+from inference.geometry import Voxel, three, voxel
 from inference.model import load_model
 from inference.network import IMAGE_AND_PROMPT_CHANNELS, LogOddsUNet
 
@@ -74,13 +74,13 @@ class Predictor:
             DeviceFailure: the device failed, and there is another one to try.
         """
         answers: list[Tensor | Exception] = []
-        patch = tuple(requests[0].shape[1:])
+        patch = voxel(requests[0].shape[1:])
         size = self.batch_size(patch)
         while len(answers) < len(requests):
             samples = requests[len(answers) : len(answers) + size]
             error = None
             try:
-                answers += self.forward(samples[0][None] if len(samples) == 1 else torch.stack(samples))
+                answers += self.forward(samples[0][None] if len(samples) == 1 else torch.stack(tuple(samples)))
             except Exception as caught:  # It is handed to the object whose it is.
                 self.raise_if_device_failed(caught)
                 error = caught
@@ -108,7 +108,7 @@ class Predictor:
                 log_odds = log_odds.index_copy(0, index, self.network(batch[index])[:, 0])
                 if _not_finite(log_odds):
                     raise ArithmeticError("the network's output is not finite")
-        patch = tuple(batch.shape[2:])
+        patch = voxel(batch.shape[2:])
         self.seconds[patch] = (time.monotonic() - began) / len(batch)
         if before is not None:
             self._bytes[patch] = max(torch.cuda.max_memory_allocated(self.device) - before, 1) / len(batch)
@@ -132,7 +132,7 @@ class Predictor:
         patches = [self.config.patch]
         for divisor in (2, 4):
             # A stage of a single voxel has no deviation to normalize by: two strides are the least.
-            smaller = tuple(max(p // divisor // stride, 2) * stride for p in self.config.patch)
+            smaller = three(max(p // divisor // stride, 2) * stride for p in self.config.patch)
             if smaller < patches[-1]:
                 patches.append(smaller)
         return patches
@@ -206,7 +206,7 @@ def load_predictor(weights: Path, device: str = "auto") -> Predictor:
     network, config = load_model(weights)
     if chosen.type != "cpu":
         try:
-            log_odds = LogOddsUNet(network).eval().to(chosen, memory_format=torch.contiguous_format)
+            log_odds = LogOddsUNet(network).eval().to(chosen, memory_format=torch.contiguous_format)  # ty: ignore[no-matching-overload]  # No stub has it.
             # From the file once more, and not from a copy that is kept: a GPU hardly ever fails, and the full network
             # would hold 400 MB for it in every run.
             return Predictor(log_odds, config, chosen, reload=lambda: load_predictor(weights, "cpu"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inference.case import Click, ObjectPrompts
-from inference.geometry import Box
+from inference.geometry import Box, three
 from inference.network import IMAGE_AND_PROMPT_CHANNELS
 from inference.window import Window
 
@@ -73,7 +73,7 @@ def box_slices(box: Box, window: Window) -> tuple[slice, slice, slice]:
             first = math.floor(((lower + upper + 1) / 2 - start) * patch / size)
             last = first + 1
         slices.append(slice(max(first, 0), max(last, 0)))
-    return tuple(slices)
+    return three(slices)
 
 
 def draw_clicks(

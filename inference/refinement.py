@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.case import ObjectPrompts
-from inference.geometry import Box, Voxel
+from inference.geometry import Box, Voxel, voxel
 from inference.guided_filter import GuidedFilter
 from inference.normalization import NormalizedImage
 from inference.placement import recentered, window_for, zoomed_out
@@ -96,11 +96,16 @@ class PartialPrediction:
 
     @property
     def window(self) -> Window:
-        return self.taken[0]
+        return self._taken()[0]
 
     @property
     def log_odds(self) -> Tensor:
-        return self.taken[1]
+        return self._taken()[1]
+
+    def _taken(self) -> tuple[Window, Tensor]:
+        if self.taken is None:
+            raise ValueError("the network has said nothing yet")
+        return self.taken
 
     def take(self, window: Window, log_odds: Tensor) -> None:
         self.taken = (window, log_odds.cpu())
@@ -112,7 +117,7 @@ class PartialPrediction:
             image: on the CPU.
         """
         # In this order: the filter is of the last that was taken.
-        guided_filter, (window, log_odds) = self.guided_filter, self.taken
+        guided_filter, (window, log_odds) = self.guided_filter, self._taken()
         if guided_filter is None:
             return window.paste(log_odds, self.region)
         return guided_filter.paste(image, window, log_odds, self.region)
@@ -147,7 +152,7 @@ class ObjectRefinement:
 
     def __post_init__(self) -> None:
         self.config = self.predictor.config
-        self.shape: Voxel = tuple(self.image.volume.shape)
+        self.shape: Voxel = voxel(self.image.volume.shape)
 
     def passes(self, patch: Voxel) -> Forwards:
         """Finds the object; then, as far as the time allows, what makes its mask better.

@@ -222,7 +222,8 @@ class _CaseSegmenter:
                 return [run for run in runs if not run.done]
             except Exception as caught:  # Whatever it is, it is said below, and kept from the other objects.
                 error = caught
-            ended = [(run, run.error or error) for run in runs if not run.done]
+            no_end = RuntimeError("its passes did not end")
+            ended = [(run, run.error or error or no_end) for run in runs if not run.done]
             runs = [run for run, why in ended if self._may_go_on(run, why, patch)]
             if not runs:
                 return []
@@ -246,7 +247,7 @@ class _CaseSegmenter:
 
     def _slabs(self, run: _ObjectRun) -> Iterator[tuple[Box, Tensor]] | None:
         partial = run.partial if run.partial.taken is not None or run.earlier is None else run.earlier
-        if partial.taken is None:
+        if partial.taken is None or self.image is None:
             self._give_up(run, f"taking {fallback_name(run.prompts, run.previous)}")
             return None
         for what in tuple(partial.left_out):
@@ -279,7 +280,7 @@ class _CaseSegmenter:
     def _prepare(self) -> None:
         """Brings the image to where the network is, and measures what a forward costs there."""
         predictor = self.segmenter.predictor
-        if predictor.failure is not None:
+        if predictor.failure is not None and predictor.reload is not None:
             self.log(f"{predictor.device}: {predictor.failure}; the CPU is used from now on")
             self.failed_devices += (f"{predictor.device} failed",)
             predictor = self.segmenter.predictor = predictor.reload()
@@ -308,6 +309,7 @@ class _CaseSegmenter:
     def _side_by_side(self, runs: tuple[_ObjectRun, ...], patch: Voxel, until: float) -> None:
         predictor, settings = self.segmenter.predictor, self.segmenter.refinement
         image, labels = self.image_there, self.labels_there
+        assert image is not None, "brought there before any pass"
         running: dict[_ObjectRun, Forwards] = {}
 
         def seconds_left() -> float:

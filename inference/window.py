@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inference.geometry import Box, Voxel
+from inference.geometry import Box, Voxel, three
 
 MARGIN = 1 / 3
 """Context around the box, as a share of the patch (equation 11)."""
@@ -59,13 +59,13 @@ class Window:
             fills = [max(extent / (p * MARGIN), LEAST_ZOOM) for extent, p in zip(region.size, patch)]
             zooms = [max(zoom, min(fill, 1.0)) for zoom, fill in zip(zooms, fills)]
         # The tolerance keeps 1/3 + 2/3 from becoming a voxel more than the patch.
-        size = tuple(math.ceil(zoom * p - 1e-9) for zoom, p in zip(zooms, patch))
-        start = tuple((lower + upper + 1 - n) // 2 for lower, upper, n in zip(region.lower, region.upper, size))
+        size = three(math.ceil(zoom * p - 1e-9) for zoom, p in zip(zooms, patch))
+        start = three((lower + upper + 1 - n) // 2 for lower, upper, n in zip(region.lower, region.upper, size))
         return cls(start, size, patch)
 
     @property
     def box(self) -> Box:
-        return Box(self.start, tuple(start + n - 1 for start, n in zip(self.start, self.size)))
+        return Box(self.start, three(start + n - 1 for start, n in zip(self.start, self.size)))
 
     @property
     def exceeds_patch(self) -> bool:
@@ -74,7 +74,7 @@ class Window:
 
     def finer(self, times: int) -> Window:
         """The same part of the image in a patch of so many times the voxels along each axis."""
-        return replace(self, patch=tuple(p * times for p in self.patch))
+        return replace(self, patch=three(p * times for p in self.patch))
 
     def image_box(self, lower: Voxel, upper: Voxel) -> Box:
         """Returns the box of the image that a block of the patch covers.
@@ -84,13 +84,13 @@ class Window:
         """
         steps = [n / p for n, p in zip(self.size, self.patch)]
         return Box(
-            tuple(math.floor(start + v * step) for start, v, step in zip(self.start, lower, steps)),
-            tuple(math.ceil(start + (v + 1) * step) - 1 for start, v, step in zip(self.start, upper, steps)),
+            three(math.floor(start + v * step) for start, v, step in zip(self.start, lower, steps)),
+            three(math.ceil(start + (v + 1) * step) - 1 for start, v, step in zip(self.start, upper, steps)),
         )
 
     def to_patch(self, position: tuple[float, float, float]) -> tuple[float, float, float]:
         """A position in image coordinates (voxel centres are integers) in patch coordinates."""
-        return tuple(
+        return three(
             (v + 0.5 - start) * p / n - 0.5 for v, start, n, p in zip(position, self.start, self.size, self.patch)
         )
 
@@ -219,7 +219,7 @@ class Window:
         both = self.box.intersection(other.box)
         if both is None:
             return torch.zeros(other.patch, device=patch.device)
-        local = Window(tuple(s - lower for s, lower in zip(other.start, both.lower)), other.size, other.patch)
+        local = Window(three(s - lower for s, lower in zip(other.start, both.lower)), other.size, other.patch)
         return local.crop(self.to_image(patch, both))
 
     def paste(self, patch: Tensor, region: Box) -> Iterator[tuple[Box, Tensor]]:

@@ -102,6 +102,10 @@ class TestHelp:
         parser.print_help()
         assert capsys.readouterr().out.count("(default: ") == 2
 
+    def test_without_docstrings_a_command_still_has_its_help(self, capsys: pytest.CaptureFixture[str]) -> None:
+        Parser("name", None, "--number 7").print_help()
+        assert "example:\n  name --number 7" in capsys.readouterr().out
+
 
 class TestUse:
     @pytest.mark.parametrize("folder", ["", "new/folder/"])

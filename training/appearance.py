@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from inference.voxels import voxel
+from inference.geometry import voxel
 from training.noise import generator, grown, smooth_noise
 from training.shapes.fields import Scene, coordinates
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from evaluation.simulated_user import middle_slice_box
 from inference.case import CaseError
-from inference.geometry import Box, Voxel, label_extents
+from inference.geometry import Box, Voxel, label_extents, voxel
 from inference.normalization import NormalizedImage
 from inference.npz import NpzError, read_array
 from inference.window import Window
@@ -81,7 +81,7 @@ class Volume:
 
     @property
     def shape(self) -> Voxel:
-        return tuple(self.labels.shape)
+        return voxel(self.labels.shape)
 
     @property
     def nbytes(self) -> int:
@@ -90,7 +90,7 @@ class Volume:
 
     def to(self, device: torch.device) -> Volume:
         """The volume on a device, as it is stored."""
-        return replace(self, image=self.image.to(device), labels=self.labels.to(device))
+        return replace(self, image=self.image.to(device), labels=self.labels[Box.of(self.shape).slices].to(device))
 
     def read_image(self, window: Window) -> Tensor:
         """The image's own values in what of a window lies in its support; without voxels if nothing does."""
@@ -139,7 +139,7 @@ class Volume:
 
 def _read(voxels: Voxels, box: Box | None) -> Tensor:
     """What lies in a box: read at once, as resampling goes through it in slabs thinner than what a disk gives."""
-    return voxels[(slice(0),) * 3 if box is None else box.slices]
+    return voxels[(slice(0), slice(0), slice(0)) if box is None else box.slices]
 
 
 def _from(window: Window, box: Box | None) -> Window:

@@ -219,6 +219,7 @@ def agreement(folder: Path, weights: Path, device: torch.device) -> str:
     """Segments the largest object of a case here, and on the CPU in float32."""
     from inference.case import Case, ObjectPrompts
     from inference.deadline import Deadline
+    from inference.geometry import Box
     from inference.npz import read_array
     from inference.segmenter import load_segmenter, segment_case
     from training.dataset import load_volume
@@ -233,7 +234,7 @@ def agreement(folder: Path, weights: Path, device: torch.device) -> str:
         masks.append(segment_case(case, segmenter, Deadline(600), log=said.append) > 0)
         if segmenter.failures or segmenter.predictor.device.type != where.type:  # A failing GPU turns to the CPU.
             raise Failure(f"{path.name}: failed on {where}: {' '.join(said)[-300:]}")
-    return f"{path.name}: {compared(masks, (volume.labels == label).numpy())}"
+    return f"{path.name}: {compared(masks, (volume.labels[Box.of(volume.shape).slices] == label).numpy())}"
 
 
 def compared(masks: list[np.ndarray], truth: np.ndarray) -> str:

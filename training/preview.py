@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from inference.atomic import replacing
 from inference.command import Parser, run
-from inference.voxels import voxel
+from inference.geometry import voxel
 from training import regions, shapes
 from training.appearance import make_image
 from training.config import DEFAULT
@@ -33,7 +33,7 @@ ATTEMPTS = 40
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes the picture; wrong use ends it with one line and exit code 2."""
-    parser = Parser("python -m training.preview", main.__doc__.split(";")[0], "--data DATA --out preview.png")
+    parser = Parser("python -m training.preview", "Writes the picture.", "--data DATA --out preview.png")
     parser.add_argument("--data", type=Path, help="folder of *.npz with imgs and gts")
     parser.add_argument("--shapes", type=Path, help="folder of *.npz with gts")
     parser.add_argument("--out", type=Path, required=True, help="the picture (.png)")

@@ -13,7 +13,7 @@ from scipy.ndimage import label as connected_components
 from torch import Tensor
 from torch.nn.functional import pad
 
-from inference.voxels import voxel
+from inference.geometry import voxel
 from training.noise import grown, local_mean
 
 KINDS = {"solid": 0.4, "thin": 0.3, "scattered": 0.3}

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from inference.case import Click, ObjectPrompts
 from inference.checkpoint import ModelConfig
-from inference.geometry import Box, Voxel
+from inference.geometry import Box, Voxel, voxel
 from inference.placement import window_for
-from inference.voxels import voxel
 from inference.window import Window
 from training.appearance import make_image
 from training.augment import draw_intensities, draw_turn

@@ -208,11 +208,12 @@ def _worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
-    def follow() -> None:
-        wait([parent.sentinel])
+    def follow(sentinel: int) -> None:
+        wait([sentinel])
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    if parent is not None:
+        threading.Thread(target=follow, args=(parent.sentinel,), daemon=True).start()
 
 
 def main(arguments: list[str] | None = None) -> int:

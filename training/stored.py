@@ -26,7 +26,7 @@ from torch import Tensor
 
 from inference.atomic import SUFFIX, replacing
 from inference.case import CaseError
-from inference.geometry import Box, Voxel
+from inference.geometry import Box, Voxel, voxel
 from inference.normalization import NormalizedImage
 from training.dataset import Volume, modality_of, source_of
 
@@ -80,7 +80,7 @@ def write_case(store: Path, key: str, volume: Volume) -> Entry:
         for name, voxels in (("image", volume.image.volume), ("labels", volume.labels)):
             chunks = part_of(voxels.shape, CHUNK)
             blosc2.asarray(
-                voxels.numpy(),
+                voxels[Box.of(voxels.shape).slices].numpy(),
                 chunks=chunks,
                 blocks=part_of(chunks, BLOCK),
                 urlpath=str(unfinished / f"{name}.b2nd"),
@@ -110,7 +110,7 @@ def part_of(shape: Sequence[int], edge: int) -> Voxel:
     while math.prod(part) < edge**3 and part != list(shape):
         axis = min((axis for axis in range(3) if part[axis] < shape[axis]), key=lambda axis: part[axis])
         part[axis] = min(2 * part[axis], shape[axis])
-    return tuple(part)
+    return voxel(part)
 
 
 def remove_unfinished_cases(store: Path) -> None:
@@ -154,7 +154,7 @@ def _volume(store: Path, entry: Entry) -> Volume:
         name,
         modality_of(name),
         source_of(Path(f"{name}.npz")),
-        NormalizedImage(pixels, support, image["scale"], image["offset"]),
+        NormalizedImage(pixels, support, image["scale"], image["offset"]),  # ty: ignore[invalid-argument-type]  # Read in parts.
         StoredArray(folder / "labels.b2nd", shape, labels["dtype"]),
         {each["label"]: _box(each["extent"]) for each in objects},
         {each["label"]: tuple(each["likeness"]) for each in objects},
@@ -165,7 +165,7 @@ def _volume(store: Path, entry: Entry) -> Volume:
 
 
 def _box(corners: list[list[int]]) -> Box:
-    return Box(tuple(corners[0]), tuple(corners[1]))
+    return Box(voxel(corners[0]), voxel(corners[1]))
 
 
 class StoredArray:
@@ -175,7 +175,7 @@ class StoredArray:
 
     def __init__(self, path: Path, shape: Sequence[int], dtype: str) -> None:
         self.path = path
-        self.shape: Voxel = tuple(shape)
+        self.shape: Voxel = voxel(shape)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self._array: Any = None
         self._whole: Tensor | None = None
@@ -224,7 +224,7 @@ class StoredVolumes(Sequence[Volume]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __getitem__(self, index: int) -> Volume:
+    def __getitem__(self, index: int) -> Volume:  # ty: ignore[incompatible-method-override]  # No slices.
         if (volume := self._at_hand.get(index)) is None:
             volume = self._at_hand[index] = _volume(self.store, json.loads(self._entries[index]))
             if len(self._at_hand) > OPEN:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.voxels import voxel
+from inference.geometry import voxel
 from training.noise import local_mean, smooth_noise
 
 

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.simulated_user import click_from_error, jittered_box, middle_slice_box
-from inference.geometry import Box, Voxel
-from inference.voxels import voxel
+from inference.geometry import Box, Voxel, voxel
 from training.dataset import Volume
 
 TRIES, POSITIONS = 16, 2048
@@ -85,7 +84,7 @@ class Target:
             last[axis] = upper
         else:
             first[axis] = lower
-        line = self._mask_in(Box(tuple(first), tuple(last))).ravel()
+        line = self._mask_in(Box(voxel(first), voxel(last))).ravel()
         left = np.flatnonzero(~line[::direction])
         steps = int(left[0]) if left.size else len(line) - 1
         return voxel((*position[:axis], position[axis] + direction * steps, *position[axis + 1 :]))
@@ -108,7 +107,7 @@ class Target:
         if isinstance(self._voxels, Tensor):
             return self._voxels[tuple(torch.from_numpy(positions.T))].numpy()
         if len(positions) <= FEW:
-            return np.array([self._voxels[tuple(slice(v, v + 1) for v in each)].item() for each in positions.tolist()])
+            return np.array([self._voxels[Box(each, each).slices].item() for each in map(voxel, positions.tolist())])
         return self._voxels[self.extent.slices].numpy()[tuple((positions - np.array(self.extent.lower)).T)]
 
     def _mask_in(self, box: Box) -> NDArray[np.bool_]:

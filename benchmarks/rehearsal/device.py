@@ -15,7 +15,7 @@ import collections
 import ctypes
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +74,7 @@ counts = Counts()
 class CudaTensor(Tensor):
     """A tensor of the emulated device; ``values`` are on the CPU."""
 
-    values: Tensor
+    values: Tensor  # ty: ignore[incompatible-attribute-override]  # Of sparse tensors only, in torch.
 
     @staticmethod
     def __new__(cls, values: Tensor) -> CudaTensor:
@@ -90,7 +90,7 @@ class CudaTensor(Tensor):
         made.values = values
         return made
 
-    def __repr__(self) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"CudaTensor({self.values})"
 
     def __deepcopy__(self, memo: dict) -> Tensor:
@@ -109,19 +109,21 @@ class CudaTensor(Tensor):
         return self.values.tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, arguments: tuple = (), options: dict | None = None) -> Any:
-        return _run(function, arguments, options or {})
+    def __torch_dispatch__(  # ty: ignore[incompatible-method-override]  # Torch's own is a C function without types.
+        cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        return _run(func, args, kwargs or {})
 
 
 class Mode(TorchDispatchMode):
     """Within it, what is asked to be made on ``cuda`` is made on the emulated device."""
 
-    def __torch_dispatch__(self, function: Any, types: Any, arguments: tuple = (), options: dict | None = None) -> Any:
-        options = options or {}
-        tensors, _ = tree_flatten((arguments, options))
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        options = kwargs or {}
+        tensors, _ = tree_flatten((args, options))
         if any(isinstance(each, CudaTensor) for each in tensors) or _is_cuda(options.get("device")):
-            return _run(function, arguments, options)
-        return function(*arguments, **options)
+            return _run(func, args, options)
+        return func(*args, **options)
 
 
 def _run(function: Any, arguments: tuple, options: dict) -> Any:
@@ -215,7 +217,7 @@ def _caller() -> str:
 
 
 @contextmanager
-def emulated() -> Iterator[Counts]:
+def emulated() -> Generator[Counts, None, None]:
     """Replaces for good, in this process, what of torch would look for a GPU; within the block there is one."""
     torch._C._ensureCUDADeviceGuardSet()  # One that does nothing, as long as there is no device.
     ctypes.CDLL(os.environ["LD_PRELOAD"]).set_devices(8)  # The autograd engine asks beyond the first one.
@@ -255,7 +257,7 @@ class _Stream:
 
 
 def _generator(plain: type[torch.Generator]) -> type[torch.Generator]:
-    class Generator(plain):
+    class Generator(plain):  # ty: ignore[unsupported-base]  # The same class, whatever its name.
         """The CPU's numbers, whatever the device: a generator of the wrong device is not noticed."""
 
         def __new__(cls, device: Any = "cpu") -> torch.Generator:

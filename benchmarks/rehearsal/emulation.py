@@ -92,7 +92,9 @@ def _saved_and_loaded(state, config: TrainingConfig, run: Run) -> str:
     state.save(run.out / "last.pt")
     again = begin(config, run, None)
     for before, after in zip(state.network.parameters(), again.network.parameters()):
-        if not torch.equal(before.data.values, after.data.values):
+        written, read = before.data, after.data
+        assert isinstance(written, CudaTensor) and isinstance(read, CudaTensor)
+        if not torch.equal(written.values, read.values):
             raise AssertionError("the loaded network is not the saved one")
     return f"step {again.step}"
 

@@ -5,6 +5,7 @@ work on, and every weight is read once, lest memory-mapped weights seem to cost 
 """
 
 import sys
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
@@ -42,10 +43,12 @@ class _Finder:
     """Finds the modules above as Python would, and replaces their forward once they have run."""
 
     @staticmethod
-    def find_spec(name: str, path: list[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name not in FORWARDS:
             return None
         spec = PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return None
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:

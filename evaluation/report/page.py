@@ -127,7 +127,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"best_of": best_of}
+    environment.globals |= {"best_of": best_of}  # ty: ignore[unsupported-operator]  # Typed as Jinja's own functions are.
     return environment
 
 

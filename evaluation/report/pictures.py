@@ -1,7 +1,7 @@
 """The report's pictures: a case through its runs, with box, clicks, truth and result (the paper's Figures 4 to 8)."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +76,7 @@ def draw_case(case: EvaluationCase, result: CaseResult, segmentations: NDArray[n
     return buffer.getvalue()
 
 
-def worst_slice(truth: NDArray[np.integer], segmentations: Sequence[NDArray[np.uint8]]) -> int:
+def worst_slice(truth: NDArray[np.integer], segmentations: Iterable[NDArray[np.uint8]]) -> int:
     """Return the z of the slice with the most wrong voxels over all runs; without any, with the most object."""
     wrong = sum((segmentation != truth).sum(axis=(1, 2)) for segmentation in segmentations)
     return int(np.argmax(wrong if wrong.any() else (truth > 0).sum(axis=(1, 2))))
@@ -98,10 +98,11 @@ def _view(case: EvaluationCase, segmentations: NDArray[np.uint8], depth: int) ->
     if box is None:
         return slice(0, shown.shape[0]), slice(0, shown.shape[1])
     margin = MARGIN * max(box.size[1:])
-    return tuple(
+    rows, columns = (
         slice(max(0, int(edge.start - margin)), min(size, int(np.ceil(edge.stop + margin))))
         for edge, size in zip(box.slices[1:], shown.shape, strict=True)
     )
+    return rows, columns
 
 
 def _draw_objects(axis: Axes, case: EvaluationCase, segmentation: NDArray[np.uint8], depth: int) -> None:

@@ -4,12 +4,14 @@ import colorsys
 import io
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from matplotlib.typing import RcKeyType
 
 from evaluation.reliability import Calibration
 from evaluation.results import RUNS, CaseResult
@@ -28,7 +30,7 @@ INK, FAINT, RULE = "#1d2733", "#66717d", "#d5dbe1"
 
 RUN_LABELS = ("box", *(f"{click}" for click in range(1, RUNS)))
 
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
     "font.size": 9,

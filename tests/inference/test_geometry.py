@@ -7,10 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.geometry import Box, bounding_box, label_extents, labels_in
+from inference.geometry import Box, bounding_box, label_extents, labels_in, three, voxel
 from tests.inference.factories import box_entry
 
 BOX = Box((3, 10, 20), (8, 15, 40))
+
+
+def test_a_voxel_is_of_pythons_numbers() -> None:
+    made = voxel(np.array([1, 2, 3], np.uint8))
+    assert made == (1, 2, 3) and all(type(v) is int for v in made)
+
+
+@pytest.mark.parametrize("values", [(1, 2), (1, 2, 3, 4)])
+def test_neither_more_nor_fewer_than_three(values: tuple[int, ...]) -> None:
+    for made_of in (three, voxel):
+        with pytest.raises(ValueError, match="unpack"):
+            made_of(values)
 
 
 def test_an_entry_is_what_the_challenge_writes() -> None:

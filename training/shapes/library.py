@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from inference.case import CaseError
-from inference.geometry import Box, Voxel, label_extents
+from inference.geometry import Box, Voxel, label_extents, voxel
 from inference.npz import NpzError, read_array
-from inference.voxels import voxel
 from inference.window import Window
 from training.dataset import SMALLEST_OBJECT
 from training.shapes.fields import Scene

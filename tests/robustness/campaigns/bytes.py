@@ -20,6 +20,7 @@ import time
 import zlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import atheris
 
@@ -43,7 +44,7 @@ FORBIDDEN = ("os.", "subprocess.", "socket.", "ctypes.", "shutil.", "urllib.", "
 
 IMAGE, SPACING = array_bytes(volume(SHAPE)), array_bytes(np.ones(3))
 BOXES = np.array([box_entry(Box((1, 1, 1), (2, 3, 4))), box_entry(Box((0, 0, 0), (3, 4, 5)))])
-CLICKS = click_entries([[("fg", (1, 2, 3)), None], [("bg", (0, 0, 0)), ("fg", (3, 4, 5))]])
+CLICKS: dict[str, Any] = click_entries([[("fg", (1, 2, 3)), None], [("bg", (0, 0, 0)), ("fg", (3, 4, 5))]])
 KEYS = ("imgs", "spacing", "boxes", "clicks", "clicks_order", "prev_pred")
 
 

@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from inference.command import Parser, run
-from inference.geometry import Box
+from inference.geometry import Box, voxel
 from tests.inference.factories import read_output, volume, write_case
 
 SUMMARY = re.compile(r"^(\S+): .* object\(s\), .*: ([\d.]+) s of ([\d.]+) s$", re.MULTILINE)
@@ -111,7 +112,7 @@ def boxes(shape: tuple[int, int, int], count: int, seed: int) -> list[Box]:
     rng = np.random.default_rng(seed)
     corners = [np.sort(rng.integers(0, np.array(shape), (2, 3)), axis=0) for _ in range(count - 1)]
     whole = Box.of(shape)
-    return [whole, *(Box(tuple(map(int, low)), tuple(map(int, high))) for low, high in corners)]
+    return [whole, *(Box(voxel(low), voxel(high)) for low, high in corners)]
 
 
 def on_time(printed: str, name: str) -> str:
@@ -133,7 +134,7 @@ def large(container: Container) -> str:
     write_case(container.inputs / "large.npz", image[:1, :1, :1], places, clicks)
     # Uncompressed: compressing it would take longer than segmenting it.
     with np.load(container.inputs / "large.npz", allow_pickle=True) as archive:
-        keys = dict(archive) | {"imgs": image, "prev_pred": previous}
+        keys: dict[str, Any] = dict(archive) | {"imgs": image, "prev_pred": previous}
     np.savez(container.inputs / "large.npz", **keys)
     del image, keys, previous
     printed = container.run()
