@@ -120,7 +120,7 @@ def segment(
         modality: CT, MR, PET, US or Microscopy; by default what DICOM says.
         window: as ``--window``, for CT.
         series: which DICOM series of several.
-        output: label map to write too, where the image lies: .nii.gz, .nii, .nrrd or .mha.
+        output: label map to write too, where the image lies: .nii.gz, .nii, .nrrd or .mha; its prompts go beside it.
         weights: our file, or an nnInteractive folder.
         device: auto, cpu, cuda, cuda:1, …
 
@@ -133,6 +133,7 @@ def segment(
         DeviceError: a device that is not there.
     """
     from conversion.direct import segmented
+    from conversion.prompt_file import prompts_path, write_prompts
     from conversion.source import modality_name, read_source
     from conversion.volume import ConversionError, check_mask_can_be_written, check_mask_name, write_mask
 
@@ -164,6 +165,8 @@ def segment(
         warnings.warn(f"{image}: the network failed, and a rough mask stands in for it; see above", stacklevel=2)
     if target is not None:
         write_mask(target, labels, source.image)
+        name = options.image.resolve().name
+        write_prompts(prompts_path(target), source.image, name, source.objects, options.modality, options.window)
     return labels
 
 
@@ -171,7 +174,11 @@ def _boxes(box: str | Sequence) -> list[str]:
     """One box or several, typed or as numbers -> as they are typed."""
     if isinstance(box, str):
         return [box]
-    several = any(isinstance(each, str) or not isinstance(each[0], Real) for each in box)
+    several = any(isinstance(each, str) or not isinstance(each[0], Real) for each in box if not isinstance(each, Real))
+    if any(isinstance(each, Real) for each in box):
+        from conversion.volume import ConversionError
+
+        raise ConversionError(f"box {box}: expected ((z0, z1), (y0, y1), (x0, x1)), first and last voxel of each axis")
     box = box if several or not len(box) else [box]
     return [each if isinstance(each, str) else ",".join(f"{low}:{high}" for low, high in each) for each in box]
 

@@ -69,7 +69,13 @@ def view(arguments: list[str], prog: str) -> int:
     parser = Parser(prog, view.__doc__, "scan.nii.gz mask.nii.gz")
     add_options(parser)
     parser.add_argument("mask", type=Path, nargs="?", metavar="MASK", help="label map to show")
-    parser.add_argument("-o", "--output", type=Path, metavar="PAGE.html", help="page (default: the image's name, here)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="PAGE.html",
+        help="page (default: the name of the mask, else of the image, here)",
+    )
     options = parser.parse_args(with_negative_values(arguments))
     return run(lambda: _view(options), ConversionError, CaseError)
 
@@ -83,6 +89,12 @@ def _make(options: argparse.Namespace) -> None:
         raise ConversionError(
             f"{options.output}: is named {named}, but the image is {source.modality}; the evaluation goes by the name, "
             f"so {source.modality}_….npz is expected"
+        )
+    if named not in MODALITIES:
+        example = source.modality if source.modality in MODALITIES else "CT"
+        print(
+            f"{options.output}: its name says no modality, so that an evaluation counts it under Other; such as "
+            f"{example}_{options.output.name} is of one"
         )
     ids, source = source.ids, source.renumbered()
     truth, objects = None, source.objects
@@ -147,7 +159,8 @@ def _read(options: argparse.Namespace) -> None:
 def _view(options: argparse.Namespace) -> None:
     from evaluation.case_page import Layer, write_view  # What makes pictures takes a second.
 
-    page = options.output or Path(f"{options.image.resolve().name.split('.')[0]}.html")
+    shown = options.mask or options.image
+    page = options.output or Path(f"{shown.resolve().name.split('.')[0]}.html")
     source = read_source(options)
     layers = []
     if options.mask is not None:

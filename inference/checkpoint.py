@@ -24,6 +24,7 @@ from torch import Tensor
 from inference.atomic import replacing
 from inference.geometry import Voxel
 from inference.network import NetworkConfig, ResidualEncoderUNet
+from inference.options import DEFAULT_WEIGHTS
 from inference.prompts import PromptStyle
 
 FORMAT = "segfm3d-1"
@@ -155,7 +156,7 @@ def read_torch_file(path: Path) -> object:
         CheckpointError: the file is missing, unreadable or unsafe.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; expected weights, for example weights/default.pt")
+        raise CheckpointError(f"{path}: no such file; expected weights, for example {DEFAULT_WEIGHTS}")
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
             f"{path}: not readable as weights (no archive as torch.save writes it); expected weights, for example "

@@ -242,7 +242,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         _compute_on(device)
     except Exception as error:  # Of another kind for each: a name, a build, a driver, a number that is not there.
-        raise DeviceError(f"device {name!r}: {_one_line(error)}; expected auto, cpu, or a GPU such as cuda") from error
+        # Of a name that is none, PyTorch lists twenty kinds of device, which nobody means.
+        reason = "no such kind of device" if "Expected one of" in str(error) else _one_line(error)
+        raise DeviceError(f"device {name!r}: {reason}; expected auto, cpu, or a GPU such as cuda") from error
     return device
 
 

@@ -288,6 +288,8 @@ class TestFromPython:
         )
         np.testing.assert_array_equal(labels, read(mask))
         np.testing.assert_array_equal(labels, read(tmp_path / "new" / "same.nrrd"))
+        prompts = [folder / name for folder, name in ((tmp_path, "mask"), (tmp_path / "new", "same"))]
+        assert len({path.with_suffix(".prompts.json").read_bytes() for path in prompts}) == 1
 
     @pytest.mark.slow
     def test_a_head(self, tmp_path: Path) -> None:
@@ -315,6 +317,8 @@ class TestFromPython:
         assert segfm3d._boxes(np.array(one)) == ["2:5,3:7,4:8"]
         assert segfm3d._boxes([one, "1:2,1:2,1:2"]) == ["2:5,3:7,4:8", "1:2,1:2,1:2"]
         assert segfm3d._boxes(()) == []
+        with pytest.raises(ValueError, match="first and last voxel of each axis"):
+            segfm3d._boxes((2, 5, 3, 7, 4, 8))
 
     def test_refusals_are_errors(self, scan: str, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="nothing says what to segment"):

@@ -165,6 +165,8 @@ def _run(options: argparse.Namespace, config: TrainingConfig, volumes: Sequence[
 
 def _report(options: argparse.Namespace, config: TrainingConfig, outcome: Outcome) -> None:
     print(f"{options.out / 'weights.pt'}: {outcome.step} steps; curves in {options.out / 'curves.png'}")
+    if options.dry_run and outcome.signal is None:
+        print("the dry run is through: all parts work here; its weights are of no use, so train into another folder")
     if outcome.signal is not None:
         print(f"stopped at step {outcome.step}; the same command resumes")
     elif options.nninteractive:

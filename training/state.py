@@ -79,6 +79,8 @@ class State:
                 optimizer.load_state_dict(saved)
         except Exception as error:  # A broken pickle may end in nearly any of them.
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            if "loading state_dict" in reason:
+                reason = "it is of another network"
             raise ResumeError(
                 f"{path}: this run cannot go on from it ({reason}); give the options that it was begun with, or "
                 "another folder with --out"
