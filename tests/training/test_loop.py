@@ -265,12 +265,14 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on_later(
     arguments = ["--data", str(folder), "--out", str(out), "--patch", "16", "--init", str(small), "--batch", "1"]
     arguments += ["--finer-batch", "1", "--device", "cpu", "--workers", "1", "--minutes", "30"]
     said, errors = tmp_path / "said", tmp_path / "errors"
-    # Forked, since to import torch anew takes longer than all of this.
-    process = multiprocessing.get_context("fork").Process(target=impatient, args=(arguments, said, errors))
+    # Not forked: where a test before has computed in several threads, a forked process waits for them for ever.
+    process = multiprocessing.get_context("spawn").Process(target=impatient, args=(arguments, said, errors))
     process.start()
     try:
-        while not (said.exists() and "\nstep " in said.read_text()):
-            assert process.is_alive(), errors.read_text()
+        for _ in range(2400):
+            if said.exists() and "\nstep " in said.read_text():
+                break
+            assert process.is_alive(), errors.read_text() if errors.exists() else "it did not begin"
             time.sleep(0.05)
         os.killpg(process.pid, number)  # As a terminal does: to the workers too.
         process.join(60)
@@ -312,14 +314,14 @@ def test_two_processes_have_the_loss_of_one_with_the_doubled_batch(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     both = replace(run, out=run.out / "two", steps=3)
-    # What torchrun sets. The processes are forked, since importing torch anew takes longer than all of this.
+    # What torchrun sets.
     for name, value in (("WORLD_SIZE", 2), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port)):
         monkeypatch.setenv(name, str(value))
     processes = []
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
         processes.append(
-            multiprocessing.get_context("fork").Process(target=train, args=(half(config, 1), volumes, both))
+            multiprocessing.get_context("spawn").Process(target=train, args=(half(config, 1), volumes, both))
         )
         processes[-1].start()
     for process in processes:
