@@ -298,8 +298,11 @@ class TestTooLittleTime:
         np.testing.assert_array_equal(labels == 2, previous == 2)
         assert "object 1: taking the ellipsoid in its box" in said
         assert "object 2: taking its previous mask" in said
-        patches = tuple(f"no time for a patch of {patch}" for patch in tool.predictor.patches())
-        assert tool.reports[2].given_up == (*patches, "taking its previous mask")
+        *why, last = tool.reports[2].given_up
+        # What is met first is a race: the clock of the first step, or what is expected of a patch.
+        patches = {f"no time for a patch of {patch}" for patch in tool.predictor.patches()}
+        assert why and set(why) <= {*patches, "the network was too slow"}
+        assert last == "taking its previous mask"
 
     def test_what_an_object_took_is_reported_and_where(self) -> None:
         tool = segmenter(Delayed(lambda _: time.sleep(0.02)))
