@@ -298,11 +298,18 @@ class TestTooLittleTime:
         np.testing.assert_array_equal(labels == 2, previous == 2)
         assert "object 1: taking the ellipsoid in its box" in said
         assert "object 2: taking its previous mask" in said
-        *why, last = tool.reports[2].given_up
-        # What is met first is a race: the clock of the first step, or what is expected of a patch.
-        patches = {f"no time for a patch of {patch}" for patch in tool.predictor.patches()}
-        assert why and set(why) <= {*patches, "the network was too slow"}
-        assert last == "taking its previous mask"
+
+    def test_what_was_not_given_for_lack_of_time_is_reported(self) -> None:
+        """There is time to prepare, so that no step races against the clock, and none for any patch."""
+        previous = np.zeros(SHAPE, np.uint8)
+        previous[10:14, 20:24, 22:25] = 2
+        case = a_case(ObjectPrompts(1, BOX_1), ObjectPrompts(2, BOX_2), previous=previous)
+        tool = segmenter(Hooked(lambda *_: pytest.fail("there was no time for this")))
+        tool.predictor.seconds = {(16, 16, 16): 1e12}
+        segment_case(case, tool, Deadline(PLENTY), log=lambda _: None)
+        patches = tuple(f"no time for a patch of {patch}" for patch in tool.predictor.patches())
+        assert tool.reports[1].given_up == (*patches, "taking the ellipsoid in its box")
+        assert tool.reports[2].given_up == (*patches, "taking its previous mask")
 
     def test_what_an_object_took_is_reported_and_where(self) -> None:
         tool = segmenter(Delayed(lambda _: time.sleep(0.02)))
