@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,8 +69,11 @@ def convert(arguments: list[str], prog: str) -> int:
         help="what the log-odds are divided by (default: the source's, else 1)",
     )
     options = parser.parse_args(arguments)
-    words = [options.source, options.out]
-    return _convert(words if options.temperature is None else [*words, "--temperature", options.temperature], prog)
+    if options.temperature is not None and not 0 < options.temperature < math.inf:
+        parser.error("--temperature: expected a number above 0, and SOURCE OUT.pt")
+    from inference.model import convert as convert_weights
+
+    return convert_weights(options.source, options.out, options.temperature)
 
 
 def export(arguments: list[str], prog: str) -> int:
@@ -79,11 +83,6 @@ def export(arguments: list[str], prog: str) -> int:
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS, help="what it is written from")
     parser.add_argument("--licence", help="the weights' licence, which clients show (default: that of our own weights)")
     options = parser.parse_args(arguments)
-    words = ["--to-nninteractive", options.folder, "--weights", options.weights]
-    return _convert(words if options.licence is None else [*words, "--licence", options.licence], prog)
+    from inference.model import export_folder
 
-
-def _convert(words: list[object], prog: str) -> int:
-    from inference.model import main as convert_weights
-
-    return convert_weights([str(word) for word in words], prog)
+    return export_folder(options.weights, options.folder, options.licence)

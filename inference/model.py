@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,20 +78,31 @@ def main(arguments: list[str] | None = None, prog: str = "python -m inference.mo
         parser.error("expected SOURCE OUT.pt, or --to-nninteractive FOLDER")
     if options.temperature is not None and not (writing_file and 0 < options.temperature < math.inf):
         parser.error("--temperature: expected a number above 0, and SOURCE OUT.pt")
-    source, target = (options.source, options.out) if writing_file else (options.weights, options.to_nninteractive)
+    if writing_file:
+        return convert(options.source, options.out, options.temperature)
+    return export_folder(options.weights, options.to_nninteractive, options.licence)
 
-    def write() -> None:
-        if writing_file:
-            config, state = _copy(source, target, options.temperature)
-        else:
-            config, state = _export(source, target, options.licence)
+
+def convert(source: Path, target: Path, temperature: float | None) -> int:
+    """Writes weights as our file, and says what they are; returns the exit code."""
+    return _written(target, lambda: _copy(source, target, temperature))
+
+
+def export_folder(weights: Path, folder: Path, licence: str | None) -> int:
+    """Writes weights as a folder that nnInteractive loads, and says what they are; returns the exit code."""
+    return _written(folder, lambda: _export(weights, folder, licence))
+
+
+def _written(target: Path, write: Callable[[], tuple[ModelConfig, dict[str, Tensor]]]) -> int:
+    def action() -> None:
+        config, state = write()
         parameters = sum(tensor.numel() for tensor in state.values())
         print(
             f"{target}: {len(state)} tensors, {parameters:,} parameters, patch {config.patch}, "
             f"temperature {config.temperature:g}"
         )
 
-    return run(write, CheckpointError)
+    return run(action, CheckpointError)
 
 
 def _copy(source: Path, target: Path, temperature: float | None) -> tuple[ModelConfig, dict[str, Tensor]]:
