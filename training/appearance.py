@@ -92,7 +92,7 @@ def _mean_of_object(
     if not counts.any():
         return float(random.uniform(0, 1))
     behind = float((counts * means).sum() / counts.sum())
-    neighbours = means[counts > 0.15 * counts.sum()]
+    neighbours = means[counts >= min(0.15 * counts.sum(), counts.max())]
     steps = random.uniform(0.25, 0.9, 12) if thin else random.uniform(0.1, 0.7, 12)
     candidates = behind + steps * np.where(random.random(12) < (0.1 if style == "fluorescence" else 0.5), -1, 1)
     gaps = np.abs(candidates[:, None] - neighbours).min(axis=1)

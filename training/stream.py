@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +26,12 @@ from training.shapes.library import LabelMap
 
 FINER_ATTEMPTS = 30
 """Objects that are tried until one is larger than the patch."""
+
+SAMPLE_ATTEMPTS = 5
+"""Samples that are tried in place of one that cannot be made; then the run ends, since something is wrong."""
+
+ANEW = 1_000_003
+"""Places between a sample and the one drawn instead of it: more than a batch has."""
 
 RESIDENT = 0.1
 """Share of a GPU's memory that volumes may take."""
@@ -112,11 +119,26 @@ class Steps(Dataset[Step]):
         batches = []
         for forward in range(config.accumulate):
             first = (forward * self.processes + self.rank) * size
-            drawn = [draw(step, first + place) for place in range(size)]
+            drawn = [self._sample(draw, step, first + place) for place in range(size)]
             if carried:
                 drawn = [each if each.volume < 0 else carry(each, self.volumes[each.volume]) for each in drawn]
             batches.append(pack(drawn))
         return StepRecipes(batches, int(clicks), finer_look, placement)
+
+    def _sample(self, draw: Callable[[int, int], Recipe], step: int, place: int) -> Recipe:
+        """The sample of a place in a step; another one, and a line that says why, if it cannot be made.
+
+        Millions are drawn from whatever volumes there are: one that its code did not foresee must not end a run.
+        """
+        for attempt in range(SAMPLE_ATTEMPTS):
+            try:
+                return draw(step, place + attempt * ANEW)
+            except (ArithmeticError, IndexError, RuntimeError, ValueError) as error:
+                if attempt + 1 == SAMPLE_ATTEMPTS:
+                    raise
+                what = f"{type(error).__name__}: {error}".replace("\n", " ")
+                print(f"step {step}, sample {place}: {what}; another is drawn", file=sys.stderr, flush=True)
+        raise AssertionError("not reached")
 
     def recipe(self, step: int, place: int) -> Recipe:
         """What a sample is made from."""

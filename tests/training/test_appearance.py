@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from training.appearance import make_image
-from training.shapes import procedural
+from training.shapes import Scene, procedural
 
 
 def test_contrast_is_both_ways_and_from_faint_to_plain():
@@ -41,3 +41,16 @@ def test_an_image_is_the_generator_s():
     for seed in range(12):
         first, again, other = (make_image(scene, np.random.default_rng(s))[0] for s in (seed, seed, seed + 100))
         assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_an_object_among_many_small_neighbours():
+    """None of eight takes up as much of the object's surroundings as one that it must differ from for sure."""
+    octant = sum(
+        (axis >= 12) * 2**place for place, axis in enumerate(torch.meshgrid([torch.arange(24)] * 3, indexing="ij"))
+    )
+    truth = torch.zeros(24, 24, 24, dtype=torch.bool)
+    truth[8:16, 8:16, 8:16] = True
+    labels = torch.where(truth, 1, octant + 2)
+    for seed in range(10):
+        image, seen = make_image(Scene(labels, truth), np.random.default_rng(seed))
+        assert torch.isfinite(image).all() and seen.any()

@@ -76,6 +76,30 @@ def test_kinds_come_in_their_shares_coarse_and_fine(
                 assert calls.count((kind, finer)) / 400 == pytest.approx(part, abs=0.07)
 
 
+def test_a_sample_that_cannot_be_made_does_not_end_a_run(
+    volumes: list[Volume], config: TrainingConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    steps = Steps(volumes, replace(config, sampling=replace(config.sampling, finer_look=0.0)), seed=3)
+    whole = steps[5].batches[0].channels
+
+    def fails_first(step: int, place: int) -> Recipe:
+        if place == 1:
+            raise ValueError("of two\nlines")
+        return Steps.recipe(steps, step, place)
+
+    monkeypatch.setattr(steps, "recipe", fails_first)
+    mended = steps[5].batches[0].channels
+    assert torch.equal(mended[0], whole[0]) and not torch.equal(mended[1], whole[1])
+    assert capfd.readouterr().err == "step 5, sample 1: ValueError: of two lines; another is drawn\n"
+
+    def fails(step: int, place: int) -> Recipe:
+        raise ValueError("always")
+
+    monkeypatch.setattr(steps, "recipe", fails)
+    with pytest.raises(ValueError, match="always"):
+        steps[5]
+
+
 def test_a_worker_outlives_its_group_and_ends_when_it_is_told_to(volumes: list[Volume], config: TrainingConfig):
     """What waits for it at the end of a run that crashed would else wait for ever."""
     drawn = iter(stream(Steps(volumes, config, seed=0), 0, 100, workers=1, device=torch.device("cpu")))
