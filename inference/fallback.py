@@ -21,14 +21,13 @@ def fallback(
     prompts: ObjectPrompts, labels: np.ndarray | None, previous: Box | None, shape: Voxel
 ) -> Iterator[tuple[Box, Tensor]]:
     """What is said of an object without a network: its previous mask, its box's ellipsoid, or a ball at its clicks."""
-    kind = _guesses(prompts)
     if previous is not None and labels is not None:
         where, inside = previous, partial(_labelled, labels, prompts.label)
-    elif kind is not None:
+    elif (kind := _guessing(prompts)) is not None:
         boxes = kind.guess(prompts)
         where, inside = union(boxes).clipped(shape), partial(_any_ellipsoid, boxes)
     else:
-        where = None
+        return
     if where is None:
         return
     for first in range(where.lower[0], where.upper[0] + 1, SLAB):
@@ -40,12 +39,12 @@ def fallback(
 def fallback_name(prompts: ObjectPrompts, previous: Box | None) -> str:
     if previous is not None:
         return "its previous mask"
-    kind = _guesses(prompts)
+    kind = _guessing(prompts)
     return "nothing: it has no prompt" if kind is None else kind.guessed
 
 
-def _guesses(prompts: ObjectPrompts) -> PromptType | None:
-    """The first type that has something to say."""
+def _guessing(prompts: ObjectPrompts) -> PromptType | None:
+    """The first type of prompt that says roughly where the object is."""
     return next((kind for kind in PROMPT_TYPES if kind.guess(prompts)), None)
 
 

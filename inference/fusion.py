@@ -101,9 +101,9 @@ def advantages(objects: tuple[ObjectPrompts, ...], seen: Container[int]) -> dict
 
 
 def enforce_prompts(labels: np.ndarray, objects: tuple[ObjectPrompts, ...]) -> None:
-    """Sees to it that a foreground click's voxel has its object's label and a background click's voxel has not.
+    """Sees to it that the label map says what the user said for certain: of each click's voxel, whose it is.
 
-    Where they contradict each other, the later one of an object and the later object win.
+    Where prompts contradict each other, the later one of an object and the later object win.
 
     Args:
         labels: (D, H, W) uint8 label map, changed in place.

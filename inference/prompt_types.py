@@ -52,8 +52,8 @@ class ObjectPrompts:
             kind.draw(channels, self, window, style)
 
     def inside(self) -> list[Box]:
-        """Returns the box around each prompt that lies in the object for certain."""
-        return [extent for kind in PROMPT_TYPES for extent in kind.inside(self)]
+        """Returns boxes whose voxels all lie in the object, by what the user said."""
+        return [part for kind in PROMPT_TYPES for part in kind.inside(self)]
 
 
 class PromptType:
@@ -94,7 +94,7 @@ class PromptType:
         raise NotImplementedError
 
     def inside(self, prompts: ObjectPrompts) -> list[Box]:
-        """Returns the box around each that lies in the object: an object is not bounded on a side where one is."""
+        """Returns boxes whose voxels all lie in the object; beyond the box's slices, they lift that bound."""
         return []
 
     def guess(self, prompts: ObjectPrompts) -> list[Box]:
@@ -106,10 +106,10 @@ class PromptType:
 
 
 class _Boxes(PromptType):
-    """The box; beside what stands here, an object that has one is seen by it alone and kept to its slices.
+    """The box. It alone tells how large the object is, so these ask for it by name:
 
-    See ``window_for`` and ``allowed_region`` of :mod:`inference.placement`, and ``advantages`` of
-    :mod:`inference.fusion`.
+    ``window_for`` and ``allowed_region`` of :mod:`inference.placement`, ``advantages`` of :mod:`inference.fusion`, and
+    :mod:`inference.refinement`, which zooms out and recenters where there is none.
     """
 
     name, field, keys = "box(es)", "box", ("boxes",)
