@@ -18,6 +18,7 @@ from evaluation.modality import MODALITIES
 from inference.case import Case, CaseError, ObjectPrompts
 from inference.command import Parser, choose, run
 from inference.geometry import Box
+from inference.prompt_types import counted
 
 
 def main(arguments: list[str] | None = None, prog: str = "segfm3d case") -> int:
@@ -108,10 +109,8 @@ def _make(options: argparse.Namespace) -> None:
             f"{options.output}: labels {', '.join(map(str, ids))} become 1 to {len(ids)}; "
             "segfm3d case read --case restores them"
         )
-    boxes = sum(item.box is not None for item in objects)
-    clicks = sum(len(item.clicks) for item in objects)
     shape = "×".join(map(str, source.volume.shape))
-    print(f"{options.output}: {shape} (z×y×x), {len(objects)} object(s), {boxes} box(es), {clicks} click(s)")
+    print(f"{options.output}: {shape} (z×y×x), {len(objects)} object(s), {counted(objects)}")
 
 
 def _with_truth(path: Path, source: Source) -> tuple[NDArray[np.uint8], tuple[ObjectPrompts, ...], tuple[int, ...]]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from conversion.volume import ConversionError
 from inference.atomic import replacing
-from inference.case import ObjectPrompts
 from inference.npz import NpzError, read_array
+from inference.prompt_types import PROMPT_TYPES, ObjectPrompts
 
 
 def write_case(
@@ -43,15 +43,13 @@ def write_case(
     """
     arrays: dict[str, NDArray] = {"imgs": image, "spacing": np.array(spacing, np.float64)}
     boxes = [item.box for item in objects if item.box is not None]
-    clicked = any(item.clicks for item in objects)
     if boxes and len(boxes) != len(objects):
         raise ConversionError(
             f"{len(boxes)} boxes for {len(objects)} objects; expected a --box for each object of a case, or for none"
         )
-    if boxes:
-        arrays["boxes"] = np.array([box.entry() for box in boxes])
-    if clicked:
-        arrays |= _clicks(objects)
+    for kind in PROMPT_TYPES:
+        arrays |= kind.arrays(objects)
+    if arrays.keys() - {"imgs", "spacing", "boxes"}:  # The evaluator's first run has boxes alone, or else a mask.
         previous = np.zeros(image.shape, np.uint8) if previous is None else previous
     if previous is not None:
         arrays["prev_pred"] = previous
@@ -98,18 +96,3 @@ def read_ids(path: Path) -> list[int]:
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or not 1 <= len(ids) <= 255 or ids.min() < 1:
         raise ConversionError(f"{path}: label_ids holds no labels; expected what segfm3d case make wrote")
     return ids.tolist()
-
-
-def _clicks(objects: Sequence[ObjectPrompts]) -> dict[str, NDArray]:
-    """``clicks`` and ``clicks_order``; objects with fewer clicks than others have None for the steps that they lack."""
-    steps = max(len(item.clicks) for item in objects)
-    by_kind = np.empty(len(objects), object)
-    order = np.full((len(objects), steps), None, object)
-    for index, item in enumerate(objects):
-        by_kind[index] = {
-            kind: [list(click.position) for click in item.clicks if click.positive == (kind == "fg")]
-            for kind in ("fg", "bg")
-        }
-        order[index, : len(item.clicks)] = ["fg" if click.positive else "bg" for click in item.clicks]
-    # Made anew, numpy gives it the type that the challenge's files have: text, or objects where a None is among it.
-    return {"clicks": by_kind, "clicks_order": np.array(order.tolist())}

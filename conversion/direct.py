@@ -198,7 +198,7 @@ def segmented(
     reports = {names[label]: report for label, report in segmenter.reports.items()}
     if numbered.previous is not None:
         kept = np.isin(numbered.previous, list(numbered.unchanged))
-        for click in (click for item in prompted for click in item.clicks if click.positive):
-            kept[click.position] = False
+        for inside in (inside for item in prompted for inside in item.inside()):
+            kept[inside.slices] = False
         labels[kept] = numbered.previous[kept]
     return (labels if numbered is source else restore_ids(labels, ids)), reports

@@ -118,7 +118,7 @@ def write_prompts(
                 "clicks": [{"voxel": click.position, "foreground": click.positive} for click in item.clicks],
             }
             for item in objects
-            if item.box is not None or item.clicks
+            if item.extents()
         ],
     }
     with replacing(path) as unfinished:

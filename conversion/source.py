@@ -144,7 +144,7 @@ def read_source(options: argparse.Namespace, earlier: StoredPrompts | None = Non
     said = options.box or options.click or known
     first_box = 1 if earlier is None else max(known, default=0) + 1
     objects = read_prompts(options.box, options.click, image, known, first_box) if said else ()
-    unchanged = frozenset(item.label for item in objects if item.box is None and not item.clicks)
+    unchanged = frozenset(item.label for item in objects if not item.extents())
     objects = tuple(_after(before.get(item.label), item) for item in objects)
     raw = sitk.GetArrayViewFromImage(image)
     try:

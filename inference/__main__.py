@@ -27,6 +27,7 @@ from inference.checkpoint import CheckpointError
 from inference.command import fail, leave, print_line, run
 from inference.deadline import Deadline, Watchdog, process_age
 from inference.predictor import DeviceError
+from inference.prompt_types import counted
 from inference.segmenter import Segmenter, load_segmenter, segment_case
 
 # Nor does any of them become garbage: the next search would go through them all, and find nothing.
@@ -133,12 +134,8 @@ def _run(path: Path, chosen: argparse.Namespace, segmenter: Segmenter | None, wa
 
 def _summary(case: Case, seconds: float, budget: float) -> str:
     shape = "×".join(map(str, case.image.shape))
-    boxes = sum(prompts.box is not None for prompts in case.objects)
-    clicks = sum(len(prompts.clicks) for prompts in case.objects)
-    return (
-        f"{case.name}: {shape}, {len(case.objects)} object(s), {boxes} box(es), {clicks} click(s): "
-        f"{seconds:.1f} s of {budget:.0f} s"
-    )
+    objects = f"{len(case.objects)} object(s), {counted(case.objects)}"
+    return f"{case.name}: {shape}, {objects}: {seconds:.1f} s of {budget:.0f} s"
 
 
 def _show_traceback() -> None:

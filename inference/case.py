@@ -10,13 +10,14 @@ import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from inference.atomic import replacing
-from inference.geometry import Box, Voxel, labels_in, rounded_voxel, three
+from inference.geometry import Voxel, labels_in, three
 from inference.npz import MAX_PICKLE_BYTES, NpzError, open_npz, read_member
+from inference.prompt_types import PROMPT_TYPES, ObjectPrompts
+from inference.prompt_types import Click as Click  # A case is made of both, and they are taken from here.
 
 MAX_OBJECTS = 255
 WORKING_BYTES_A_VOXEL = 16
@@ -28,23 +29,6 @@ WORKING_BYTES = 2**30
 
 class CaseError(NpzError):
     """A case that cannot be used; the message is one line: which file, what is wrong, what is expected."""
-
-
-@dataclass(frozen=True)
-class Click:
-    """A voxel that belongs to the object (``positive``) or does not."""
-
-    position: Voxel
-    positive: bool
-
-
-@dataclass(frozen=True)
-class ObjectPrompts:
-    """What the user said about one object; clicks in the order in which they were made."""
-
-    label: int
-    box: Box | None = None
-    clicks: tuple[Click, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,37 +97,34 @@ def _read_case(archive: zipfile.ZipFile, name: str) -> Case:
     image = _usable_image(_read_volume(archive, "imgs"), notes)
     shape = image.shape
     spacing = _spacing(_optional(archive, members, "spacing"), notes)
-    boxes = _entries(_optional(archive, members, "boxes"))
-    clicks = _entries(_optional(archive, members, "clicks"))
-    orders = _entries(_optional(archive, members, "clicks_order"))
+    entries = {key: _entries(_optional(archive, members, key)) for kind in PROMPT_TYPES for key in kind.keys}
     previous = _previous(archive, shape, notes) if "prev_pred" in members else None
-    if boxes or clicks:
-        labels = range(1, len(boxes or clicks) + 1)
+    prompted = [len(entries[kind.keys[0]]) for kind in PROMPT_TYPES if entries[kind.keys[0]]]
+    if prompted:
+        labels = range(1, prompted[0] + 1)
     else:
         # The labels that are there, not as many as the greatest: a mask of 0 and 255 is one object.
         labels = labels_in(previous) if previous is not None and previous.any() else [1]
-        notes.append(f"neither boxes nor clicks; taking {len(labels)} object(s) from the previous mask, or one")
+        neither = " nor ".join(kind.keys[0] for kind in PROMPT_TYPES)
+        notes.append(f"neither {neither}; taking {len(labels)} object(s) from the previous mask, or one")
     if len(labels) > MAX_OBJECTS:
         raise CaseError(f"{len(labels)} objects; labels are uint8, so at most {MAX_OBJECTS} are expected")
-    objects = tuple(
-        ObjectPrompts(
-            label=label,
-            box=_box(boxes[index], shape, label, notes) if index < len(boxes) else None,
-            clicks=_clicks(
-                clicks[index] if index < len(clicks) else None,
-                orders[index] if index < len(orders) else None,
-                shape,
-                label,
-                notes,
-            ),
-        )
-        for index, label in enumerate(labels)
-    )
+    objects = tuple(_object(entries, index, shape, label, notes) for index, label in enumerate(labels))
     return Case(name, image, spacing, objects, previous, tuple(notes))
 
 
+def _object(entries: dict[str, list], index: int, shape: Voxel, label: int, notes: list[str]) -> ObjectPrompts:
+    """What was said of one object; ``entries``: of each key, one an object."""
+    said = {}
+    for kind in PROMPT_TYPES:
+        if index < len(entries[kind.keys[0]]):
+            own = [entries[key][index] if index < len(entries[key]) else None for key in kind.keys]
+            said[kind.field] = kind.read(own, shape, label, notes)
+    return ObjectPrompts(label, **said)
+
+
 def _optional(archive: zipfile.ZipFile, members: set[str], key: str) -> np.ndarray | None:
-    # Boxes, clicks and their order: a real file holds some kilobytes of them.
+    # Prompts and the spacing: a real file holds some kilobytes of them.
     return read_member(archive, key, MAX_PICKLE_BYTES) if key in members else None
 
 
@@ -200,45 +181,3 @@ def _entries(value: np.ndarray | None) -> list:
         entry = value.item()
         return list(entry) if isinstance(entry, (list, tuple)) else [entry]
     return list(value)
-
-
-def _box(entry: Any, shape: Voxel, label: int, notes: list[str]) -> Box | None:
-    """The box of an entry; None, with a note, if it says nothing about this image."""
-    try:
-        stated = Box.from_entry(entry)
-    except ValueError as error:
-        notes.append(f"object {label}: its box {error}; the object is taken as having none")
-        return None
-    box = Box(three(map(min, stated.lower, stated.upper)), three(map(max, stated.lower, stated.upper)))
-    clipped = box.clipped(shape)
-    if box != stated:
-        notes.append(f"object {label}: its box is inverted; its corners are put in order")
-    if clipped is None:
-        notes.append(f"object {label}: its box lies outside the image; the object is taken as having none")
-    elif clipped != box:
-        notes.append(f"object {label}: its box reaches outside the image; the part inside is used")
-    return clipped
-
-
-def _clicks(entry: Any, order: Any, shape: Voxel, label: int, notes: list[str]) -> tuple[Click, ...]:
-    """An object's clicks, in the order given; foreground first where the order does not fit the lists."""
-    if not isinstance(entry, dict):
-        return ()
-    lists = {kind: _as_list(entry.get(kind)) for kind in ("fg", "bg")}
-    kinds = [str(kind) for kind in _as_list(order) if isinstance(kind, str) and kind in lists]
-    if any(kinds.count(kind) != len(lists[kind]) for kind in lists):
-        notes.append(f"object {label}: clicks_order does not fit its clicks; foreground clicks are taken first")
-        kinds = ["fg"] * len(lists["fg"]) + ["bg"] * len(lists["bg"])
-    positions = {kind: iter(lists[kind]) for kind in lists}
-    clicks = []
-    for kind in kinds:
-        position = rounded_voxel(next(positions[kind]))
-        if position is None or not all(0 <= v < n for v, n in zip(position, shape)):
-            notes.append(f"object {label}: a click that is no voxel of the image is left aside")
-        else:
-            clicks.append(Click(position, positive=kind == "fg"))
-    return tuple(clicks)
-
-
-def _as_list(value: Any) -> list:
-    return list(value) if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim) else []

@@ -1,4 +1,4 @@
-"""What is said of an object without a network: its previous mask, its box's ellipsoid, or a ball at its clicks."""
+"""What is said of an object without a network: its previous mask, or what the first of its prompts guesses."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.case import ObjectPrompts
-from inference.geometry import Box, Voxel, three
+from inference.geometry import Box, Voxel, union
+from inference.prompt_types import PROMPT_TYPES, ObjectPrompts, PromptType
 from inference.window import SLAB
 
 FALLBACK_LOG_ODDS = 2.0
 """How sure the previous mask or an ellipsoid counts among what the network says: p = 0.88."""
-
-CLICK_RADIUS = 4
-"""Voxels around a foreground click that are taken where nothing else is known and no time is left."""
 
 
 def fallback(
@@ -26,18 +23,13 @@ def fallback(
     """What is said of an object without a network: its previous mask, its box's ellipsoid, or a ball at its clicks."""
     if previous is not None and labels is not None:
         where, inside = previous, partial(_labelled, labels, prompts.label)
-    elif prompts.box is not None:
-        where, inside = prompts.box, partial(_ellipsoid, prompts.box)
+    elif (kind := _guessing(prompts)) is not None:
+        boxes = kind.guess(prompts)
+        where, inside = union(boxes).clipped(shape), partial(_any_ellipsoid, boxes)
     else:
-        balls = [_ball(click.position) for click in prompts.clicks if click.positive]
-        if not balls:
-            return
-        where = balls[0]
-        for ball in balls[1:]:
-            where = where.union(ball)
-        where, inside = where.clipped(shape), partial(_any_ellipsoid, balls)
-        if where is None:
-            return
+        return
+    if where is None:
+        return
     for first in range(where.lower[0], where.upper[0] + 1, SLAB):
         last = min(first + SLAB - 1, where.upper[0])
         slab = Box((first, *where.lower[1:]), (last, *where.upper[1:]))
@@ -47,13 +39,13 @@ def fallback(
 def fallback_name(prompts: ObjectPrompts, previous: Box | None) -> str:
     if previous is not None:
         return "its previous mask"
-    if prompts.box is not None:
-        return "the ellipsoid in its box"
-    return "a ball at each foreground click" if any(c.positive for c in prompts.clicks) else "nothing: it has no prompt"
+    kind = _guessing(prompts)
+    return "nothing: it has no prompt" if kind is None else kind.guessed
 
 
-def _ball(centre: Voxel) -> Box:
-    return Box(three(v - CLICK_RADIUS for v in centre), three(v + CLICK_RADIUS for v in centre))
+def _guessing(prompts: ObjectPrompts) -> PromptType | None:
+    """The first type of prompt that says roughly where the object is."""
+    return next((kind for kind in PROMPT_TYPES if kind.guess(prompts)), None)
 
 
 def _labelled(labels: np.ndarray, label: int, part: Box) -> Tensor:

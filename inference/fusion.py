@@ -1,4 +1,4 @@
-"""All objects -> one label map (paper, section 2.5), without ever holding all of them; clicks enforced in it."""
+"""All objects -> one label map (paper, section 2.5), without ever holding all of them; prompts enforced in it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from inference.case import ObjectPrompts
 from inference.geometry import Box, Voxel, voxel
+from inference.prompt_types import PROMPT_TYPES, ObjectPrompts
 from inference.window import SLAB
 
 INNER_FIRST = 0.1
@@ -88,7 +88,7 @@ def advantages(objects: tuple[ObjectPrompts, ...], seen: Container[int]) -> dict
     boxed.sort(key=lambda pair: pair[1].voxels, reverse=True)
     found: dict[int, float] = {}
     for index, (item, box) in enumerate(boxed):
-        if item.clicks or item.label in seen:
+        if item.extents() != [box] or item.label in seen:
             continue
         gains = [
             found.get(outer.label, 0.0) + INNER_FIRST * math.log(outer_box.voxels / box.voxels)
@@ -100,20 +100,17 @@ def advantages(objects: tuple[ObjectPrompts, ...], seen: Container[int]) -> dict
     return found
 
 
-def enforce_clicks(labels: np.ndarray, objects: tuple[ObjectPrompts, ...]) -> None:
-    """Sees to it that a foreground click's voxel has its object's label and a background click's voxel has not.
+def enforce_prompts(labels: np.ndarray, objects: tuple[ObjectPrompts, ...]) -> None:
+    """Sees to it that the label map says what the user said for certain: of each click's voxel, whose it is.
 
-    Where clicks contradict each other, the later one of an object and the later object win.
+    Where prompts contradict each other, the later one of an object and the later object win.
 
     Args:
         labels: (D, H, W) uint8 label map, changed in place.
     """
     for prompts in objects:
-        for click in prompts.clicks:
-            if click.positive:
-                labels[click.position] = prompts.label
-            elif labels[click.position] == prompts.label:
-                labels[click.position] = 0
+        for kind in PROMPT_TYPES:
+            kind.enforce(labels, prompts)
 
 
 def _is_inside(inner: Box, outer: Box) -> bool:

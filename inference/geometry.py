@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -68,6 +69,9 @@ class Box:
     def contains(self, voxel: Voxel) -> bool:
         return all(lower <= v <= upper for lower, v, upper in zip(self.lower, voxel, self.upper))
 
+    def is_in(self, other: Box) -> bool:
+        return other.contains(self.lower) and other.contains(self.upper)
+
     def union(self, other: Box) -> Box:
         return Box(three(map(min, self.lower, other.lower)), three(map(max, self.upper, other.upper)))
 
@@ -127,6 +131,11 @@ def rounded_voxel(values: Iterable[Any]) -> Voxel | None:
     if len(numbers) != 3 or not all(math.isfinite(v) and abs(v) < 2**53 for v in numbers):
         return None
     return three(round(v) for v in numbers)
+
+
+def union(boxes: Sequence[Box]) -> Box:
+    """Returns the smallest box that holds all of these, at least one."""
+    return reduce(Box.union, boxes)
 
 
 def bounding_box(volume: np.ndarray) -> Box | None:

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from inference.case import ObjectPrompts
-from inference.geometry import Box, Voxel, three
+from inference.geometry import Box, Voxel, three, union
 from inference.window import MARGIN, Window
 
 TOUCH = 0.002
@@ -23,8 +23,9 @@ def window_for(
 ) -> Window:
     """Where to look for an object.
 
-    Around its box if it has one, widened to hold a click that would otherwise lie outside the window. Without a box,
-    around the clicks and the previous mask. With neither, around the central third (equation 4).
+    Around its box if it has one, widened to hold what of the other prompts would otherwise lie outside the window.
+    Without a box, around the other prompts and the previous mask. With none of it, around the central third (equation
+    4).
 
     Args:
         prompts: what the user said.
@@ -33,16 +34,16 @@ def window_for(
         isotropic_zoom: as in :meth:`Window.around`.
         previous: the extent of the object's previous mask, if it has one.
     """
-    positions = [Box(click.position, click.position) for click in prompts.clicks]
+    extents = prompts.extents()
     if prompts.box is not None:
         window = Window.around(prompts.box, patch, isotropic_zoom)
-        if all(window.box.contains(click.position) for click in prompts.clicks):
+        if all(extent.is_in(window.box) for extent in extents):
             return window
-        # All clicks, not only those outside: the wider window has another centre.
-        return Window.around(_union([prompts.box, *positions]), patch, isotropic_zoom)
+        # All of them, not only those outside: the wider window has another centre.
+        return Window.around(union(extents), patch, isotropic_zoom)
     if previous is not None:
-        return Window.around(_union([*positions, previous]), patch, isotropic_zoom)
-    region = _at_native_resolution(_union(positions), patch) if positions else central_third(shape)
+        return Window.around(union([*extents, previous]), patch, isotropic_zoom)
+    region = _at_native_resolution(union(extents), patch) if extents else central_third(shape)
     return Window.around(region, patch, isotropic_zoom)
 
 
@@ -115,8 +116,8 @@ def allowed_region(prompts: ObjectPrompts, previous: Box | None, shape: Voxel) -
     A box goes from the first to the last slice of its object, while in y and x it is that of the middle slice, widened
     at random (challenge rule): elsewhere the object may leave it. So its slices are the only exact bound.
 
-    A foreground click before the box's first slice, or behind its last, says that the box is too short there, and so
-    does a previous mask that reaches further: then the object is not bounded on that side.
+    A prompt in the object (a foreground click) before the box's first slice, or behind its last, says that the box is
+    too short there, and so does a previous mask that reaches further: then the object is not bounded on that side.
 
     Args:
         prompts: what the user said.
@@ -126,24 +127,15 @@ def allowed_region(prompts: ObjectPrompts, previous: Box | None, shape: Voxel) -
     image = Box.of(shape)
     if prompts.box is None:
         return image
-    known = [click.position[0] for click in prompts.clicks if click.positive]
-    if previous is not None:
-        known += [previous.lower[0], previous.upper[0]]
+    known = prompts.inside() + ([] if previous is None else [previous])
     lower, upper = prompts.box.lower[0], prompts.box.upper[0]
-    first = max(lower, 0) if all(z >= lower for z in known) else 0
-    last = min(upper, image.upper[0]) if all(z <= upper for z in known) else image.upper[0]
+    first = max(lower, 0) if all(part.lower[0] >= lower for part in known) else 0
+    last = min(upper, image.upper[0]) if all(part.upper[0] <= upper for part in known) else image.upper[0]
     return Box((first, 0, 0), (last, *image.upper[1:]))
 
 
 def _at_native_resolution(region: Box, patch: Voxel) -> Box:
-    """A region as large as its window is not magnified for: of an object, its clicks do not tell the extent."""
+    """A region as large as its window is not magnified for: clicks do not tell an object's extent."""
     room = [max(math.ceil(p * MARGIN) - n, 0) for n, p in zip(region.size, patch)]
     lower = three(v - r // 2 for v, r in zip(region.lower, room))
     return Box(lower, three(v + n + r - 1 for v, n, r in zip(lower, region.size, room)))
-
-
-def _union(boxes: list[Box]) -> Box:
-    union = boxes[0]
-    for box in boxes[1:]:
-        union = union.union(box)
-    return union

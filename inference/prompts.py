@@ -1,18 +1,21 @@
-"""What the user said, as the network's input channels (paper, section 2.2; nnInteractive's order)."""
+"""The network's input channels, and what is drawn into them (paper, section 2.2; nnInteractive's order)."""
 
 from __future__ import annotations
 
 import functools
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from inference.case import Click, ObjectPrompts
 from inference.geometry import Box, three
 from inference.network import IMAGE_AND_PROMPT_CHANNELS
 from inference.window import Window
+
+if TYPE_CHECKING:
+    from inference.prompt_types import Click, ObjectPrompts
 
 IMAGE, PREVIOUS, BOX, BOX_NEGATIVE, CLICK, CLICK_NEGATIVE, SCRIBBLE, SCRIBBLE_NEGATIVE = range(8)
 
@@ -44,7 +47,7 @@ def encode(
     Args:
         image: the normalized image in the window, float32 of the patch's shape (D, H, W).
         previous: the object's previous mask in the window, [0, 1], same shape; None if there is none.
-        prompts: box and clicks in image coordinates; what lies outside the window is not drawn.
+        prompts: in image coordinates; what lies outside the window is not drawn.
 
     Returns:
         (8, D, H, W) float32: image, previous mask, box+, box−, click+, click−, scribble+, scribble−.
@@ -53,9 +56,7 @@ def encode(
     channels[IMAGE] = image
     if previous is not None:
         channels[PREVIOUS] = previous
-    if prompts.box is not None:
-        draw_box(channels[BOX], prompts.box, window)
-    draw_clicks(channels[CLICK], channels[CLICK_NEGATIVE], prompts.clicks, window, style)
+    prompts.draw(channels, window, style)
     return channels
 
 

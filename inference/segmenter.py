@@ -20,7 +20,7 @@ from inference.case import Case, ObjectPrompts
 from inference.checkpoint import ModelConfig
 from inference.deadline import Deadline, DeadlineExceeded, Watchdog
 from inference.fallback import fallback, fallback_name
-from inference.fusion import Fusion, advantages, enforce_clicks
+from inference.fusion import Fusion, advantages, enforce_prompts
 from inference.geometry import Box, Voxel, label_extents
 from inference.normalization import NormalizedImage
 from inference.placement import allowed_region
@@ -112,7 +112,7 @@ def segment_case(
             network.report(group, (time.monotonic() - began) / len(group))
     next(objects, None)  # Only when asked for one more does the progress know that all are done.
     labels = fusion.label_map().numpy()
-    enforce_clicks(labels, case.objects)
+    enforce_prompts(labels, case.objects)
     return labels
 
 

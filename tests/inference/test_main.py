@@ -376,7 +376,7 @@ class TestTheBudget:
     def test_the_summary_says_it(self, folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
         write_case(folders.inputs / "case.npz", volume(SHAPE), [INNER] * 4)
         folders.run("--seconds-per-class", "90", "--runs-per-case", "6")
-        assert "case.npz: 10×20×24, 4 object(s), 4 box(es), 0 click(s): " in (out := capsys.readouterr().out)
+        assert "case.npz: 10×20×24, 4 object(s), 4 box(es), 0 click(s)" in (out := capsys.readouterr().out)
         assert "s of 60 s" in out
 
     def test_a_network_that_never_answers_is_given_up_and_said(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from inference.case import Case, Click, ObjectPrompts
 from inference.deadline import Deadline
-from inference.fusion import enforce_clicks
+from inference.fusion import enforce_prompts
 from inference.geometry import Box
 from inference.placement import zoomed_out
 from inference.predictor import Predictor
@@ -146,7 +146,7 @@ def test_clicks_are_obeyed_whatever_the_network_says():
 def test_the_later_of_two_contradicting_clicks_wins():
     labels = np.zeros((3, 3, 3), np.uint8)
     voxel = (1, 1, 1)
-    enforce_clicks(labels, (ObjectPrompts(1, clicks=(Click(voxel, True), Click(voxel, False))),))
+    enforce_prompts(labels, (ObjectPrompts(1, clicks=(Click(voxel, True), Click(voxel, False))),))
     assert labels[voxel] == 0
-    enforce_clicks(labels, (ObjectPrompts(1, clicks=(Click(voxel, False), Click(voxel, True))),))
+    enforce_prompts(labels, (ObjectPrompts(1, clicks=(Click(voxel, False), Click(voxel, True))),))
     assert labels[voxel] == 1
