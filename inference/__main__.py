@@ -136,7 +136,7 @@ def _summary(case: Case, seconds: float, budget: float) -> str:
     boxes = sum(prompts.box is not None for prompts in case.objects)
     clicks = sum(len(prompts.clicks) for prompts in case.objects)
     return (
-        f"{case.name}: {shape}, {len(case.objects)} object(s), {boxes} box(es), {clicks} click(s): "
+        f"{case.name}: {shape} (z×y×x), {len(case.objects)} object(s), {boxes} box(es), {clicks} click(s): "
         f"{seconds:.1f} s of {budget:.0f} s"
     )
 
