@@ -18,7 +18,7 @@ from conversion.measures import describe, measure, measure_changes
 from conversion.prompt_file import StoredPrompts, prompts_path, read_prompt_file, write_prompts
 from conversion.prompt_syntax import with_negative_values
 from conversion.source import Source, add_options, read_source
-from conversion.volume import ConversionError, check_mask_can_be_written, check_mask_name, write_mask
+from conversion.volume import ConversionError, check_is_no_case, check_mask_can_be_written, check_mask_name, write_mask
 from inference.case import MAX_OBJECTS, Case
 from inference.command import Parser, run
 from inference.deadline import Deadline
@@ -66,6 +66,7 @@ def main(arguments: list[str], prog: str = "segfm3d segment") -> int:
 
 def _segment(options: argparse.Namespace) -> int:
     # What can be known to be wrong is said before minutes are spent.
+    check_is_no_case(options.image)
     earlier = _take_up(options)
     check_mask_name(options.output, options.image)
     if options.preview is not None and options.preview.suffix != ".png":

@@ -46,11 +46,7 @@ def read_volume(path: Path, series: int | None = None, log: Callable[[str], None
     """
     if not path.exists():
         raise ConversionError(f"{path}: no such file or folder; expected an image")
-    if path.suffix.lower() == ".npz":
-        raise ConversionError(
-            f"{path}: is a case file, not an image; segfm3d predict --inputs FOLDER --outputs FOLDER segments a folder "
-            f"of them, segfm3d view {path} shows it"
-        )
+    check_is_no_case(path)
     unknown = False
     # Each reader when it is needed: all of them take seconds to be imported.
     if path.is_dir() or is_dicom(path):
@@ -81,6 +77,19 @@ def read_volume(path: Path, series: int | None = None, log: Callable[[str], None
     if not np.isfinite([*image.GetDirection(), *image.GetOrigin(), *image.GetSpacing()]).all():
         raise ConversionError(f"{path}: its spacing, origin or direction is not finite; expected a place in space")
     return image
+
+
+def check_is_no_case(path: Path) -> None:
+    """Checks that a file is not one of the challenge's, which other commands take.
+
+    Raises:
+        ConversionError: it is; it says which commands.
+    """
+    if path.suffix.lower() == ".npz" and path.is_file():
+        raise ConversionError(
+            f"{path}: is a case file, not an image; segfm3d predict --inputs FOLDER --outputs FOLDER segments a folder "
+            f"of them, segfm3d view {path} shows it"
+        )
 
 
 def modality(image: sitk.Image) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-TICKS = 5
+TICKS = 8
 """Intervals along an edge, at most."""
 
 GREY = "0.65"
