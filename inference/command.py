@@ -62,11 +62,12 @@ class Parser(argparse.ArgumentParser):
         self._typed: list[str] = []
 
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
-        return self.parse_intermixed_args(args, namespace)
+        self._typed = list(sys.argv[1:] if args is None else args)
+        return self.parse_intermixed_args(self._typed, namespace)
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         args = list(sys.argv[1:] if args is None else args)
-        self._typed = self._typed or args  # The first call has all; what parses intermixed calls again with the rest.
+        self._typed = self._typed or args  # Some Pythons call it from parse_args, twice, with what is left.
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
