@@ -16,9 +16,10 @@ help:  ## list the commands
 $(VENV)/.development: requirements-dev.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "$$($(PYTHON) --version) is not supported; give Python 3.11 to 3.13, for example: make demo PYTHON=python3.12" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --requirement requirements-dev.txt
-	$(PIP) install --quiet --no-deps --editable .
+	@echo "Installs into $(VENV): some minutes, and on Linux several GB. Nothing is said until it is done."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet --requirement requirements-dev.txt
+	@$(PIP) install --quiet --no-deps --editable .
 	@touch $@
 
 $(VENV)/.peers: requirements-peers.txt $(VENV)/.development
@@ -26,7 +27,7 @@ $(VENV)/.peers: requirements-peers.txt $(VENV)/.development
 	@touch $@
 
 demo: $(VENV)/.development  ## segment a real head MRI, click once, draw the result (demo/demo.png)
-	$(VENV)/bin/python -m evaluation.demo --out demo
+	@$(VENV)/bin/python -m evaluation.demo --out demo
 
 # How many tests run side by side; each has one thread, and up to 2 GB of memory.
 TEST_PROCESSES ?= auto

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 
 from conversion.case_file import read_ids, read_result, write_case
 from conversion.masks import read_labels, renumber, restore_ids
+from conversion.prompt_file import PromptFileError, prompts_path, read_prompt_file
 from conversion.prompt_syntax import with_negative_values
 from conversion.source import Source, add_options, read_source
 from conversion.volume import ConversionError, check_mask_name, patient_ends, read_volume, write_mask
 from evaluation.modality import MODALITIES
-from inference.case import Case, CaseError, ObjectPrompts
+from inference.case import MAX_OBJECTS, Case, CaseError, ObjectPrompts
 from inference.command import Parser, choose, run
 from inference.geometry import Box
 from inference.prompt_types import counted
@@ -69,7 +71,13 @@ def view(arguments: list[str], prog: str) -> int:
     """Makes one HTML page of an image, with a mask and with prompts over it."""
     parser = Parser(prog, view.__doc__, "scan.nii.gz mask.nii.gz")
     add_options(parser)
-    parser.add_argument("mask", type=Path, nargs="?", metavar="MASK", help="label map to show")
+    parser.add_argument(
+        "mask",
+        type=Path,
+        nargs="?",
+        metavar="MASK",
+        help="label map to show, with the prompts that are stored beside it",
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -160,21 +168,36 @@ def _view(options: argparse.Namespace) -> None:
 
     shown = options.mask or options.image
     page = options.output or Path(f"{shown.resolve().name.split('.')[0]}.html")
-    source = read_source(options)
-    layers = []
+    source = _source_with_stored_prompts(options)
+    labels = None
     if options.mask is not None:
         labels, ids = read_labels(options.mask, source.image)
-        if labels.dtype != np.uint8:
-            print(f"{options.mask.name}: labels {', '.join(map(str, ids))} are shown as 1 to {len(ids)}")
-            labels = renumber(labels, ids)
-        layers.append(Layer("result", labels))
-    if source.previous is not None and source.previous.dtype != np.uint8:
-        source = source.renumbered()
+        others = tuple(ObjectPrompts(label) for label in ids if label not in source.ids)
+        source = replace(source, objects=tuple(sorted((*source.objects, *others), key=lambda item: item.label)))
+    if source.ids and max(source.ids) > MAX_OBJECTS:
+        ids, source = source.ids, source.renumbered()
+        print(f"{shown.name}: labels {', '.join(map(str, ids))} are shown as 1 to {len(ids)}")
+        labels = None if labels is None else renumber(labels, ids)
+    layers = [] if labels is None else [Layer("result", labels)]
     if source.previous is not None:
         layers.append(Layer("previous", source.previous.astype(np.uint8)))
     case = Case(options.image.name, source.volume, source.spacing, source.objects, source.previous)
     size = write_view(page, case, layers, ends=patient_ends(source.image))
     print(f"{page}: {size / 1e6:.1f} MB; open it in a browser")
+
+
+def _source_with_stored_prompts(options: argparse.Namespace) -> Source:
+    """The image with the prompts that are stored beside the mask, if there are any, and those of the options."""
+    if options.mask is None or options.previous is not None or not prompts_path(options.mask).exists():
+        return read_source(options)
+    try:
+        earlier = read_prompt_file(options.mask)
+        options.modality = options.modality or earlier.modality
+        options.window = options.window or earlier.window
+        return read_source(options, earlier)
+    except PromptFileError as error:  # The mask may still be this image's.
+        print(f"{error}; the mask is shown without them")
+        return read_source(options)
 
 
 if __name__ == "__main__":

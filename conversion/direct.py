@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from conversion.masks import restore_ids
-from conversion.measures import describe, measure
+from conversion.measures import describe, measure, measure_changes
 from conversion.prompt_file import StoredPrompts, prompts_path, read_prompt_file, write_prompts
 from conversion.prompt_syntax import with_negative_values
 from conversion.source import Source, add_options, read_source
-from conversion.volume import ConversionError, check_mask_can_be_written, check_mask_name, write_mask
+from conversion.volume import ConversionError, check_is_no_case, check_mask_can_be_written, check_mask_name, write_mask
 from inference.case import MAX_OBJECTS, Case
 from inference.command import Parser, run
 from inference.deadline import Deadline
@@ -66,6 +66,7 @@ def main(arguments: list[str], prog: str = "segfm3d segment") -> int:
 
 def _segment(options: argparse.Namespace) -> int:
     # What can be known to be wrong is said before minutes are spent.
+    check_is_no_case(options.image)
     earlier = _take_up(options)
     check_mask_name(options.output, options.image)
     if options.preview is not None and options.preview.suffix != ".png":
@@ -125,15 +126,22 @@ def _network(weights: Path, device: str) -> Segmenter:
 def described(
     labels: NDArray[np.unsignedinteger], source: Source, reports: Mapping[int, ObjectReport]
 ) -> Iterator[str]:
-    """What people are told of each object: its size, what it took, and what it was not given.
+    """What people are told of each object: its size, how that changed, what it took, and what it was not given.
 
     Args:
         labels: (D, H, W), the result.
         reports: by the labels of the source; none for an object that stays as it was.
     """
     found = measure(labels, source.ids)
+    changes = {} if source.previous is None else measure_changes(source.previous, labels, source.ids)
     for label in source.ids:
-        size = describe(*found[label], source.spacing) if label in found else "nothing found"
+        gained, lost = changes.get(label, (0, 0))
+        told = label in changes and (label in reports or gained or lost)  # What stays as it is has no change to tell.
+        change = f"+{gained} −{lost}" if told else ""
+        if label in found:
+            size = describe(*found[label], source.spacing, change and f", {change}")
+        else:
+            size = "nothing found" + (change and f" ({change} voxels)")
         report = reports.get(label)
         how = "unchanged" if report is None else f"{report.seconds:.1f} s on {report.device}"
         lacking = "" if report is None or not report.given_up else f"; {', '.join(dict.fromkeys(report.given_up))}"

@@ -23,7 +23,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
-from conversion.errors import ConversionError
+from conversion.errors import ConversionError, described_axes
 from conversion.file_types import NO_ORIENTATION, OTHER_AFFINE, is_gzip
 
 HEADER = "nifti_header"
@@ -128,8 +128,7 @@ def _load(path: Path) -> tuple[nibabel.Nifti1Pair, nibabel.Nifti1Header]:
 
 def _check_kind(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
     if len(shape) != 3:
-        size = "×".join(map(str, shape))
-        raise ConversionError(f"{path}: has {len(shape)} axes ({size}); expected a single volume of three")
+        raise ConversionError(f"{path}: has {described_axes(shape)}; expected a single volume of three axes")
     if dtype.kind == "V":
         raise ConversionError(
             f"{path}: has {len(dtype.names or ())} values a voxel (colour or vectors); expected one grey value"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from conversion.source import Source
 from conversion.volume import patient_ends
 from evaluation.orientation import Ends, draw_letters
+from evaluation.voxel_axes import draw_voxel_numbers
 from inference.atomic import replacing
 from inference.case import ObjectPrompts
 from inference.geometry import Voxel, voxel
@@ -33,7 +34,8 @@ def write_preview(path: Path, source: Source, labels: NDArray[np.uint8]) -> None
 
     The patient's left is on the right, the front at the top of an axial plane, the head at the top of the others, as
     nearly as the image's axes allow, and letters at the edges say where they point; nothing is resampled. Of an image
-    that does not say how the patient lies, planes have no names and no letters.
+    that does not say how the patient lies, planes have no names and no letters. Numbers along the edges are voxels, as
+    they are typed.
 
     Args:
         labels: (D, H, W) label map of the source's objects.
@@ -50,7 +52,10 @@ def write_preview(path: Path, source: Source, labels: NDArray[np.uint8]) -> None
         for axis, view in enumerate(row):
             _draw(view, source, mask, item, axis, middle, directions, ends)
         row[1].set_title(f"object {item.label}: {int(mask.sum())} voxels\n{row[1].get_title()}", color="white")
-    figure.suptitle("mask in orange, box dashed, clicks + in and × out (boxes and clicks projected)", color="white")
+    figure.suptitle(
+        "mask in orange, box dashed, clicks + in and × out (both projected); numbers: voxels, as --click z,y,x",
+        color="white",
+    )
     with replacing(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=100)
     pyplot.close(figure)
@@ -108,7 +113,7 @@ def _draw(
     view.set_title(f"{name}{'zyx'[axis]} = {middle[axis]}", color="white")
     if ends is not None:
         draw_letters(view, ends[rows], ends[columns])
-    view.set_axis_off()
+    draw_voxel_numbers(view, rows, columns)
 
 
 def _middle(mask: NDArray[np.bool_], item: ObjectPrompts) -> Voxel:

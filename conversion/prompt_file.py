@@ -26,6 +26,10 @@ FORMAT = "segfm3d prompts 1"
 """What the file calls itself: what follows it may change with the number."""
 
 
+class PromptFileError(ConversionError):
+    """Stored prompts that cannot be used; the mask beside them may be all right."""
+
+
 @dataclass(frozen=True)
 class StoredPrompts:
     """What a file of prompts says.
@@ -51,7 +55,7 @@ class StoredPrompts:
         """Checks that the prompts belong to this image, whatever its file is called now.
 
         Raises:
-            ConversionError: they belong to another one.
+            PromptFileError: they belong to another one.
         """
         shape = image.GetSize()[::-1]
         if shape != self.shape:
@@ -60,7 +64,7 @@ class StoredPrompts:
             reason = f"whose voxels have other values than {name}'s"
         else:
             return
-        raise ConversionError(
+        raise PromptFileError(
             f"{self.path}: holds the prompts of another image, {self.image}, {reason}; expected those of {name}: give "
             "that image, or the mask as --previous and the prompts again"
         )
@@ -129,13 +133,13 @@ def read_prompt_file(mask: Path) -> StoredPrompts:
     """Reads the prompts that are stored beside a mask.
 
     Raises:
-        ConversionError: there is no such mask, none are stored, or what is stored cannot be understood.
+        PromptFileError: there is no such mask, none are stored, or what is stored cannot be understood.
     """
     path = prompts_path(mask)
     if not mask.exists():
-        raise ConversionError(f"{mask}: no such file; expected the mask to go on from")
+        raise PromptFileError(f"{mask}: no such file; expected the mask to go on from")
     if not path.exists():
-        raise ConversionError(
+        raise PromptFileError(
             f"{mask}: has no prompts beside it ({path.name}); expected a mask that this command wrote: give it as "
             "--previous, and its prompts again"
         )
@@ -154,7 +158,7 @@ def read_prompt_file(mask: Path) -> StoredPrompts:
         reason = f"{error} is missing"
     except (OSError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-    raise ConversionError(
+    raise PromptFileError(
         f"{path}: not readable as prompts ({reason}); expected what was written with {mask.name}: give the mask as "
         "--previous, and its prompts again"
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,11 +105,11 @@ def read_box(text: str, image: sitk.Image, log: Callable[[str], None] = print) -
         span = _span(shape)
     box = Box(_rounded(voxels.min(axis=0)), _rounded(voxels.max(axis=0)))
     clipped = box.clipped(shape)
+    hint = "" if _is_named(text) else _reversed_hint("box", box, shape)
     if clipped is None:
-        raise ConversionError(f"{option}: lies outside the image, which spans {span}")
+        raise ConversionError(f"{option}: lies outside the image, which spans {span}{hint}")
     if clipped != box:
-        kept = ",".join(f"{lower}:{upper}" for lower, upper in zip(clipped.lower, clipped.upper))
-        log(f"{option}: reaches outside the image, which spans {span}; {kept} (z,y,x) is taken of it")
+        log(f"{option}: reaches outside the image, which spans {span}; {_typed(clipped)} (z,y,x) is taken of it{hint}")
     return clipped
 
 
@@ -137,8 +137,39 @@ def read_click(text: str, image: sitk.Image) -> tuple[int | None, Click]:
         position = _rounded(np.concatenate(numbers))
         span = _span(shape)
     if not all(0 <= v < n for v, n in zip(position, shape)):
-        raise ConversionError(f"{option}: lies outside the image, which spans {span}")
+        hint = "" if _is_named(place) else _reversed_hint("click", Box(position, position), shape, text[: -len(place)])
+        raise ConversionError(f"{option}: lies outside the image, which spans {span}{hint}")
     return label, Click(position, positive=kind != "bg")
+
+
+def distant_clicks(
+    prompted: Iterable[ObjectPrompts], new: Iterable[ObjectPrompts], spacing: tuple[float, float, float]
+) -> Iterator[str]:
+    """A line for each new click that is farther from its object's box than half of the box's longest edge.
+
+    Such a click is rarely meant; one whose numbers lie in the box if they are read backwards was typed x,y,z.
+
+    Args:
+        prompted: all that is known of the objects.
+        new: the same objects in the same order, with what was typed now.
+        spacing: millimetres along z, y, x.
+    """
+    for item, typed in zip(prompted, new, strict=True):
+        if item.box is None:
+            continue
+        for click in typed.clicks:
+            outside = [
+                max(low - v, v - high, 0) for low, v, high in zip(item.box.lower, click.position, item.box.upper)
+            ]
+            distance = math.hypot(*(n * s for n, s in zip(outside, spacing)))
+            if distance <= max(n * s for n, s in zip(item.box.size, spacing)) / 2:
+                continue
+            backwards = click.position[::-1]
+            hint = f"; reversed, {_typed(backwards)}, it lies in the box" if item.box.contains(backwards) else ""
+            yield (
+                f"object {item.label}: the click {_typed(click.position)} (z,y,x) lies {distance:.0f} mm from the box "
+                f"{_typed(item.box)}: is it the right place?{hint}"
+            )
 
 
 def with_negative_values(arguments: Sequence[str]) -> list[str]:
@@ -150,6 +181,22 @@ def with_negative_values(arguments: Sequence[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
+
+
+def _reversed_hint(what: str, box: Box, shape: Voxel, before: str = "") -> str:
+    """What to type if the numbers, read backwards, lie in the image: many programs show x, y, z."""
+    backwards = Box(box.lower[::-1], box.upper[::-1])
+    if backwards == box or backwards.clipped(shape) != backwards:
+        return ""
+    typed = _typed(backwards if what == "box" else backwards.lower)
+    return f"; the order is z,y,x: if x,y,z was typed, --{what} {before}{typed} is meant"
+
+
+def _typed(place: Box | Voxel) -> str:
+    """A box or a voxel as it is typed."""
+    if isinstance(place, Box):
+        return ",".join(f"{lower}:{upper}" for lower, upper in zip(place.lower, place.upper))
+    return ",".join(map(str, place))
 
 
 def _is_named(text: str) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from conversion.masks import read_labels, renumber
 from conversion.prompt_file import StoredPrompts
-from conversion.prompt_syntax import BOX_HELP, CLICK_HELP, read_prompts
+from conversion.prompt_syntax import BOX_HELP, CLICK_HELP, distant_clicks, read_prompts
 from conversion.rescaling import rescale
 from conversion.volume import ConversionError, modality, read_volume
 from evaluation.modality import CT_WINDOWS, MODALITIES, modality_called
@@ -145,7 +145,9 @@ def read_source(options: argparse.Namespace, earlier: StoredPrompts | None = Non
     first_box = 1 if earlier is None else max(known, default=0) + 1
     objects = read_prompts(options.box, options.click, image, known, first_box) if said else ()
     unchanged = frozenset(item.label for item in objects if not item.extents())
-    objects = tuple(_after(before.get(item.label), item) for item in objects)
+    typed, objects = objects, tuple(_after(before.get(item.label), item) for item in objects)
+    for line in distant_clicks(objects, typed, image.GetSpacing()[::-1]):
+        print(line)
     raw = sitk.GetArrayViewFromImage(image)
     try:
         volume, note = rescale(raw, kind, options.window)

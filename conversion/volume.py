@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from conversion.errors import ConversionError
+from conversion.errors import ConversionError, described_axes
 from conversion.file_types import MODALITY, NO_ORIENTATION, OTHER_AFFINE, is_dicom, is_nifti
 from evaluation.orientation import Ends, axis_ends
 
@@ -46,6 +46,7 @@ def read_volume(path: Path, series: int | None = None, log: Callable[[str], None
     """
     if not path.exists():
         raise ConversionError(f"{path}: no such file or folder; expected an image")
+    check_is_no_case(path)
     unknown = False
     # Each reader when it is needed: all of them take seconds to be imported.
     if path.is_dir() or is_dicom(path):
@@ -66,8 +67,7 @@ def read_volume(path: Path, series: int | None = None, log: Callable[[str], None
     if unknown:
         image.SetMetaData(NO_ORIENTATION, "the format or the header does not say it")
     if image.GetDimension() != 3:
-        size = "×".join(map(str, image.GetSize()))
-        raise ConversionError(f"{path}: has {image.GetDimension()} axes ({size}); expected a single volume of three")
+        raise ConversionError(f"{path}: has {described_axes(image.GetSize())}; expected a single volume of three axes")
     if image.GetNumberOfComponentsPerPixel() != 1:
         count = image.GetNumberOfComponentsPerPixel()
         raise ConversionError(f"{path}: has {count} values a voxel (colour or vectors); expected one grey value")
@@ -77,6 +77,19 @@ def read_volume(path: Path, series: int | None = None, log: Callable[[str], None
     if not np.isfinite([*image.GetDirection(), *image.GetOrigin(), *image.GetSpacing()]).all():
         raise ConversionError(f"{path}: its spacing, origin or direction is not finite; expected a place in space")
     return image
+
+
+def check_is_no_case(path: Path) -> None:
+    """Checks that a file is not one of the challenge's, which other commands take.
+
+    Raises:
+        ConversionError: it is; it says which commands.
+    """
+    if path.suffix.lower() == ".npz" and path.is_file():
+        raise ConversionError(
+            f"{path}: is a case file, not an image; segfm3d predict --inputs FOLDER --outputs FOLDER segments a folder "
+            f"of them, segfm3d view {path} shows it"
+        )
 
 
 def modality(image: sitk.Image) -> str | None:
@@ -111,7 +124,7 @@ def check_same_grid(path: Path, mask: sitk.Image, image: sitk.Image, log: Callab
         ConversionError: they are others; it says in what.
     """
     if mask.GetSize() != image.GetSize():
-        raise ConversionError(f"{path}: is {_size(mask)} voxels; expected the image's {_size(image)} (x×y×z)")
+        raise ConversionError(f"{path}: is {_size(mask)} voxels; expected the image's {_size(image)} (z×y×x)")
     ends = corners(mask)
     apart = np.abs(ends - corners(image)).max() / min(image.GetSpacing())
     if apart <= SAME_PLACE:
@@ -259,4 +272,5 @@ def _reason(error: RuntimeError) -> str:
 
 
 def _size(image: sitk.Image) -> str:
-    return "×".join(map(str, image.GetSize()))
+    """Voxels along z, y, x."""
+    return "×".join(map(str, image.GetSize()[::-1]))

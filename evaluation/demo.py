@@ -26,6 +26,7 @@ from evaluation.cases import EvaluationCase, PlacedClick, read_evaluation_case, 
 from evaluation.metrics import score_segmentation
 from evaluation.orientation import axis_ends, draw_letters
 from evaluation.simulated_user import box_from_mask, click_from_error
+from evaluation.voxel_axes import draw_voxel_numbers
 from inference.command import Parser, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,7 +106,7 @@ def draw(case: EvaluationCase, segmentation: NDArray[np.uint8], clicks: list[Pla
                     view.plot(position[columns], position[rows], "+" if positive else "x", color=colour, markersize=10)
             view.set_title(f"{plane}, {title}", color="white")
             draw_letters(view, ENDS[rows], ENDS[columns])
-            view.set_axis_off()
+            draw_voxel_numbers(view, rows, columns)
     names = ", ".join(f"{name} in {colour.removeprefix('tab:')}" for name, colour in zip(OBJECTS, COLOURS))
     figure.suptitle(f"ICBM 152 head MRI: {names}; dashed: boxes, +/×: clicks (projected)", color="white")
     figure.savefig(path, dpi=110)

@@ -33,7 +33,13 @@ def main(arguments: list[str] | None = None, prog: str = "segfm3d view") -> int:
         help="what inference wrote for it (segs), or CASE.segmentations.npz of an evaluation",
     )
     parser.add_argument("--run", type=int, metavar="N", help="which of an evaluation's runs (default: the last)")
-    parser.add_argument("-o", "--output", type=Path, help="page to write (default: the case's name with .html, here)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="PAGE.html",
+        help="page to write (default: the case's name with .html, here; in RESULTS with --results)",
+    )
     evaluated = parser.add_argument_group("in place of the files, a case of an evaluation, all its runs")
     evaluated.add_argument("--results", type=Path, help="the results folder of all contestants")
     evaluated.add_argument("--case", help="the case's name, with --results")
@@ -46,7 +52,8 @@ def main(arguments: list[str] | None = None, prog: str = "segfm3d view") -> int:
         parser.error("expected CASE.npz, or --results FOLDER with --case NAME")
     if (options.results is None) != (options.case is None):
         parser.error("--results and --case: expected both, or neither")
-    page = options.output or Path(f"{Path(options.case or options.file).name.removesuffix('.npz')}.html")
+    folder = options.results or Path()  # Beside the report, which is of the same results.
+    page = options.output or folder / f"{Path(options.case or options.file).name.removesuffix('.npz')}.html"
 
     def write() -> None:
         size = _write_evaluated(page, options) if options.results else _write_files(page, options)

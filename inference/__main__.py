@@ -135,7 +135,7 @@ def _run(path: Path, chosen: argparse.Namespace, segmenter: Segmenter | None, wa
 def _summary(case: Case, seconds: float, budget: float) -> str:
     shape = "×".join(map(str, case.image.shape))
     objects = f"{len(case.objects)} object(s), {counted(case.objects)}"
-    return f"{case.name}: {shape}, {objects}: {seconds:.1f} s of {budget:.0f} s"
+    return f"{case.name}: {shape} (z×y×x), {objects}: {seconds:.1f} s of {budget:.0f} s"
 
 
 def _show_traceback() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import select
 import signal
 import sys
@@ -58,13 +59,28 @@ class Parser(argparse.ArgumentParser):
         epilog = "\n".join(lines) if example else None
         description = " ".join((description or "").split())
         super().__init__(prog, description=description, epilog=epilog, formatter_class=_HelpFormatter)
+        self._typed: list[str] = []
 
     def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
-        return self.parse_intermixed_args(args, namespace)
+        self._typed = list(sys.argv[1:] if args is None else args)
+        return self.parse_intermixed_args(self._typed, namespace)
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        args = list(sys.argv[1:] if args is None else args)
+        self._typed = self._typed or args  # Some Pythons call it from parse_args, twice, with what is left.
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        fail(f"{' '.join(message.split())}; see {self.prog} --help")
+        fail(f"{' '.join(message.split())}{''.join(map(self._meant, self._typed))}; see {self.prog} --help")
         raise SystemExit(WRONG_USE)
+
+    def _meant(self, word: str) -> str:
+        """The option that a mistyped one may stand for, as a clause; nothing for any other word."""
+        name = word.partition("=")[0]
+        known = list(self._option_string_actions)
+        if not re.match(r"--?[A-Za-z]", name) or any(option.startswith(name) for option in known):
+            return ""
+        return _did_you_mean(name, [option for option in known if option.startswith("--")])
 
 
 def choose(
@@ -90,12 +106,19 @@ def choose(
         parser.error(f"expected a command: {', '.join(commands)}")
     name, *rest = arguments
     if name not in commands:
-        parser.error(f"{name}: no such command; expected {', '.join(commands)}")
+        parser.error(f"{name}: no such command{_did_you_mean(name, list(commands))}; expected {', '.join(commands)}")
     target = commands[name][1]
     if isinstance(target, str):
         module, _, function = target.partition(":")
         target = getattr(importlib.import_module(module), function)
     return target(rest, f"{prog} {name}")
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    import difflib  # Mistakes alone need it.
+
+    close = difflib.get_close_matches(word.lower(), known, n=1)
+    return f"; did you mean {close[0]} for {word}?" if close else ""
 
 
 def run(action: Callable[[], int | None], *refusals: type[Exception]) -> int:

@@ -155,10 +155,19 @@ class TestUse:
 
 class TestRefusals:
     def test_unknown_words(self, refused: Callable[..., str], scan: str) -> None:
-        assert "no such command; expected segment, view" in refused("segmnt", scan)
+        assert "no such command; did you mean segment for segmnt?; expected segment, view" in refused("segmnt", scan)
+        assert "xyz: no such command; expected segment" in refused("xyz")
+        assert "; did you mean make for mak?" in refused("case", "mak")
         assert "expected a command" in refused()
         assert "expected a command: make, read" in refused("case")
-        assert "--bx" in refused("segment", scan, "-o", "mask.nii.gz", "--bx", "1:2,1:2,1:2")
+        said = refused("segment", scan, "-o", "mask.nii.gz", "--bx", "1:2,1:2,1:2")
+        assert "unrecognized arguments: --bx" in said and said.count("did you mean --box for --bx?") == 1
+        assert "did you mean --preview for -preview?" in refused("segment", scan, "-o", "mask.nii.gz", "-preview=a.png")
+        assert "did you mean" not in refused("segment", scan, "-o", "mask.nii.gz", "--qqq")
+        assert "did you mean --inputs for --inptus?" in refused("predict", "--inptus", "a")
+        # What is missing is said first by argparse, and hides the mistake that it comes from.
+        said = refused("case", "make", scan, "--clik=-1,2,3", "--outptu", "a.npz")
+        assert "required: -o/--output; did you mean --click for --clik?; did you mean --output for --outptu?" in said
         assert "IMAGE" in refused("segment", "-o", "mask.nii.gz")
 
     def test_weights_that_are_not_there(self, refused: Callable[..., str], tmp_path: Path) -> None:

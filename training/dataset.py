@@ -268,6 +268,7 @@ def load_volumes(
         FileNotFoundError: no usable case in the folders.
     """
     paths = find_cases(folders, exclude, at_most)
+    print(f"reading {len(paths)} volumes", flush=True)  # The bar is for terminals only.
     volumes: list[Volume] = []
     broken = []
 

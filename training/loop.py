@@ -176,6 +176,9 @@ def train(
             )
         )
         with Log(run.out / "log.csv", state.step) if rank == 0 else nullcontext() as log:
+            if log is not None:
+                compiles = "; it compiles, which takes minutes" if run.compile else ""
+                print(f"first step: {state.step + 1}, on {run.device}{compiles}", flush=True)
             while not clock.ended(state.step, received):
                 rate = learning_rate(config, state.step, run.progress(state.step, clock.total))
                 for optimizer in state.optimizers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -72,13 +73,20 @@ class TestGoingOn:
         labels = labels_of(mask)
         assert labels[12, 18, 15] == 2 and labels[8, 9, 9] != 1 and labels[0, 0, 0] != 2
 
-    def test_an_object_without_a_new_prompt_stays_as_it_is(self, begun: tuple[Path, Path], weights: Path) -> None:
+    def test_an_object_without_a_new_prompt_stays_as_it_is(
+        self, begun: tuple[Path, Path], weights: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         scan, mask = begun
         edited = sitk.ReadImage(str(mask))
         edited[3, 2, 1] = 1  # By hand, in another program: the network would not say so.
         sitk.WriteImage(edited, str(mask))
         before = labels_of(mask)
+        capsys.readouterr()
         assert segment(scan, weights, "--continue", mask, "--click", "2:bg:15,23,19") == 0
+        lines = {line[: len("object 1")]: line for line in capsys.readouterr().out.splitlines()}
+        gained, lost = (((a == 2) & (b != 2)).sum() for a, b in itertools.permutations((labels_of(mask), before)))
+        assert f"+{gained} −{lost}" in lines["object 2"] and lines["object 1"].endswith("; unchanged")
+        assert "−" not in lines["object 1"]
         np.testing.assert_array_equal(labels_of(mask) == 1, before == 1)
         assert len(read_prompt_file(mask).objects) == 2
 

@@ -142,6 +142,30 @@ class TestOneGo:
             "no time for the fine pass, no time for the guided filter",
         ]
 
+    def test_what_each_object_gained_and_lost_is_said_beside_its_size(self) -> None:
+        before, labels = np.zeros((2, 5, 9, 7), np.uint16)
+        before[0, 0, :5], labels[0, 0, 2:6] = 300, 300
+        before[1, 0, :3], labels[2, 0, :2] = 2, 7
+        before[3, 0, 0] = labels[3, 0, 0] = 9
+        before[4, 0, :2], labels[4, 0, :1] = 11, 11
+        objects = tuple(ObjectPrompts(label) for label in (2, 7, 9, 11, 300))
+        source = Source(place(), np.zeros(labels.shape, np.uint8), objects, before)
+        reports = {label: ObjectReport(0.0, "cpu") for label in (2, 7, 300)}
+        lines = list(direct.described(labels, source, reports))
+        assert lines[0] == "object 2: nothing found (+0 −3 voxels); 0.0 s on cpu"
+        assert [re.search(r"\((\d+ voxels.*?)\)", line)[1] for line in lines[1:]] == [
+            "2 voxels, +2 −0",
+            "1 voxels",
+            "1 voxels, +0 −1",  # Another object's click took a voxel of it.
+            "4 voxels, +1 −2",
+        ]
+
+    def test_a_case_file_is_for_other_commands(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        np.savez(tmp_path / "case.npz", imgs=np.zeros((2, 3, 4), np.uint8))
+        said = refusal(capsys, tmp_path / "case.npz", command=segment)
+        assert "case.npz: is a case file, not an image; segfm3d predict --inputs FOLDER" in said
+        assert said == refusal(capsys, "make", tmp_path / "case.npz", "--box", "0,0,0", "-o", tmp_path / "new.npz")
+
     def test_lines_name_objects_as_the_mask_does(
         self, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

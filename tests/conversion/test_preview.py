@@ -96,6 +96,27 @@ def test_letters_stand_at_the_edges_that_they_name(tmp_path: Path, monkeypatch: 
     assert drawn["sagittal"] == ("AI", "PS", "SA", "IP")
 
 
+def test_the_numbers_along_the_edges_are_voxels_as_they_are_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = {}
+
+    def keep(figure: Figure, path: Path, **_: object) -> None:
+        for view in figure.axes:
+            for name, axis in ((view.get_xlabel(), view.xaxis), (view.get_ylabel(), view.yaxis)):
+                shown = [int(label.get_text()) for label in axis.get_ticklabels()]
+                assert shown == axis.get_majorticklocs().tolist()
+                drawn.setdefault(name, []).append(shown)
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    image = place((60, 30, 12), np.diag([-1.0, -1.0, 1.0]))
+    objects = (ObjectPrompts(1, Box((5, 5, 5), (9, 9, 9))),)
+    labels = np.zeros((12, 30, 60), np.uint8)
+    write_preview(tmp_path / "a.png", Source(image, labels, objects, None), labels)
+    assert drawn == {"z": [[0, 2, 4, 6, 8, 10]] * 2, "y": [[0, 5, 10, 15, 20, 25]] * 2, "x": [[*range(0, 60, 10)]] * 2}
+
+
 def test_an_axis_between_two_directions_has_both_letters_the_nearer_one_first() -> None:
     turn = np.deg2rad(30)
     direction = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])

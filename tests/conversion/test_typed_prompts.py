@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from grids import place, rotation
 
-from conversion.prompt_syntax import read_box, read_click, read_prompts, with_negative_values
+from conversion.prompt_syntax import distant_clicks, read_box, read_click, read_prompts, with_negative_values
 from conversion.volume import ConversionError
-from inference.case import Click
+from inference.case import Click, ObjectPrompts
 from inference.geometry import Box
 
 
@@ -189,6 +191,47 @@ def test_no_click(text: str, message: str) -> None:
     with pytest.raises(ConversionError) as caught:
         read_click(text, place(direction=rotation()))
     assert str(caught.value).startswith(f"--click {text}: ") and message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("read", "typed", "meant"),
+    [
+        (read_box, "5:6,0:1,0:1", "--box 0:1,0:1,5:6"),
+        (read_box, "3:6,2:5,0:1", "--box 0:1,2:5,3:6"),
+        (read_click, "6,8,2", "--click 2,8,6"),
+        (read_click, "2:bg:(6, 8, 2)", "--click 2:bg:2,8,6"),
+        (read_click, "6,8,5", None),
+        (read_click, "5,0,5", None),
+        (read_box, "5:9,0:1,0:1", None),
+        (read_box, "0:6,0:1,0:6", None),
+        (read_click, "L=0,P=0,S=0", None),
+    ],
+)
+def test_numbers_that_fit_backwards_are_taken_for_xyz(read: Callable, typed: str, meant: str | None) -> None:
+    """Of an image of 5×9×7 voxels, z×y×x."""
+    said = []
+    try:
+        said.append(read(typed, place(), said.append) if read is read_box else read(typed, place()))
+    except ConversionError as error:
+        said.append(str(error))
+    assert said[0].endswith(f"; the order is z,y,x: if x,y,z was typed, {meant} is meant") == (meant is not None)
+    assert ("x,y,z" in said[0]) == (meant is not None)
+
+
+def test_clicks_far_from_their_box_are_said() -> None:
+    """Voxels of 3 × 1 × 1 mm: the box is 60 mm long, so that 30 mm away is still near."""
+    box = Box((10, 30, 40), (19, 59, 99))
+
+    def said(*clicks: tuple[int, int, int], box: Box | None = box) -> list[str]:
+        new = (ObjectPrompts(3, None, tuple(Click(click, False) for click in clicks)),)
+        return list(distant_clicks((replace(new[0], box=box),), new, (3.0, 1.0, 1.0)))
+
+    assert said((15, 45, 60), (9, 30, 40), (29, 30, 40), (15, 89, 60), (15, 0, 60)) == []
+    assert said((15, 90, 60), (0, 5, 5), box=None) == []
+    place = "(z,y,x) lies {} mm from the box 10:19,30:59,40:99: is it the right place?"
+    assert said((30, 30, 40)) == [f"object 3: the click 30,30,40 {place.format(33)}"]
+    backwards = "; reversed, 15,45,60, it lies in the box"
+    assert said((60, 45, 15)) == [f"object 3: the click 60,45,15 {place.format(126)}{backwards}"]
 
 
 @pytest.mark.parametrize("clicks", [["3:1,1,1"], ["bg:1,1,1"]])

@@ -114,7 +114,7 @@ class TestRefusals:
 
     def test_time_series(self, tmp_path: Path) -> None:
         sitk.WriteImage(sitk.JoinSeries([place(), place()]), str(tmp_path / "scan.nii.gz"))
-        assert "has 4 axes (7×9×5×2)" in refusal(tmp_path / "scan.nii.gz")
+        assert "has 4 axes (2×5×9×7, t×z×y×x)" in refusal(tmp_path / "scan.nii.gz")
 
     def test_picture(self, tmp_path: Path) -> None:
         sitk.WriteImage(sitk.Image([4, 4], sitk.sitkUInt8), str(tmp_path / "picture.png"))

@@ -115,6 +115,8 @@ def test_a_case_of_an_evaluation_is_shown_with_all_its_runs(evaluated: Path, tmp
         if number:
             place, positive = step.clicks[1]
             assert run["objects"][1]["clicks"][-1] == [*place, positive]
+    assert main(arguments[:4]) == 0
+    assert (evaluated / "CT_b.html").read_bytes() == page.read_bytes(), "beside the report, where nothing else is said"
     assert main([*arguments, "--drop-boxes", "--name", "ball", "--run", "2"]) == 0
     content = content_of(page)
     assert content["notes"] == ["ball"] and content["begin"] == 1

@@ -376,7 +376,7 @@ class TestTheBudget:
     def test_the_summary_says_it(self, folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
         write_case(folders.inputs / "case.npz", volume(SHAPE), [INNER] * 4)
         folders.run("--seconds-per-class", "90", "--runs-per-case", "6")
-        assert "case.npz: 10×20×24, 4 object(s), 4 box(es), 0 click(s)" in (out := capsys.readouterr().out)
+        assert "case.npz: 10×20×24 (z×y×x), 4 object(s), 4 box(es), 0 click(s)" in (out := capsys.readouterr().out)
         assert "s of 60 s" in out
 
     def test_a_network_that_never_answers_is_given_up_and_said(
@@ -441,7 +441,7 @@ class TestTheScript:
         assert result.returncode == 1
         assert result.stderr.splitlines()[0].startswith("error: 2.npz: ")
         assert len(result.stderr.splitlines()) == 2
-        assert "1.npz: 10×20×24, 1 object(s), 1 box(es), 2 click(s)" in result.stdout
+        assert "1.npz: 10×20×24 (z×y×x), 1 object(s), 1 box(es), 2 click(s)" in result.stdout
         folders.output("1.npz", SHAPE, 1)
         folders.output("3.npz", SHAPE, 2)
         assert folders.names() == ["1.npz", "3.npz"]

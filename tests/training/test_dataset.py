@@ -34,6 +34,7 @@ def test_a_broken_file_is_named_skipped_and_counted(folder: Path, tmp_path: Path
     for name in ("CT_truncated", "MR_without_gts", "MR_other_shape", "MR_empty"):
         assert sum(name in line for line in printed.err.splitlines()) == 1
     assert "4 broken files skipped" in printed.out
+    assert printed.out.startswith("reading 7 volumes\n"), "before the first one is read"
 
 
 def test_a_folder_without_a_usable_case_is_an_error(tmp_path: Path):

@@ -40,15 +40,17 @@ def losses(run: Run) -> list[float]:
 
 
 def test_a_resumed_run_has_the_same_losses_and_weights(
-    volumes: list[Volume], config: TrainingConfig, run: Run, tmp_path: Path
+    volumes: list[Volume], config: TrainingConfig, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     whole = train(config, volumes, run)
+    assert capsys.readouterr().out.startswith("first step: 1, on cpu\nstep "), "said before it is made"
     parts = replace(run, out=tmp_path / "parts", steps=2)
     # The schedule is that of the whole run: only the loop ends early, as when it is killed.
     killed = replace(config, final_learning_rate=config.learning_rate)
     straight = train(killed, volumes, replace(run, out=tmp_path / "straight"))
     train(killed, volumes, parts)
     resumed = train(killed, volumes, replace(parts, steps=4))
+    assert "goes on at step 2\nfirst step: 3, on cpu\n" in capsys.readouterr().out
     assert losses(parts) == pytest.approx(losses(replace(run, out=tmp_path / "straight")), rel=1e-6)
     for a, b in zip(straight.weights.parameters(), resumed.weights.parameters(), strict=True):
         torch.testing.assert_close(a, b)
