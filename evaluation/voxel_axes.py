@@ -18,7 +18,7 @@ def draw_voxel_numbers(view: Axes, rows: int, columns: int) -> None:
         view: with the plane's image in it, a voxel a unit, the first one at 0.
         rows, columns: the axes of the array that run down and along the plane: 0 is z, 1 is y, 2 is x.
     """
-    for axis, number, shape in zip((view.yaxis, view.xaxis), (rows, columns), view.images[0].get_array().shape[:2]):
+    for axis, number, shape in zip((view.yaxis, view.xaxis), (rows, columns), view.images[0].get_size()):
         axis.set_major_locator(MaxNLocator(TICKS, integer=True, steps=[1, 2, 5, 10]))
         axis.set_ticks([tick for tick in axis.get_majorticklocs() if 0 <= tick < shape])
         axis.set_label_text("zyx"[number], color=GREY, fontsize=11)
