@@ -95,12 +95,16 @@ def cases_to_evaluate(folder: Path) -> None:
     _result(folder, "CT_scan")
 
 
-def an_image_that_was_evaluated(folder: Path) -> None:
-    """For Submit: a case and its result, and what an evaluation of the image has left."""
-    their_weights(folder)
+def a_case_and_its_result(folder: Path) -> None:
     tiny_weights(folder)
     _cases(folder / "cases", "CT_case")
     _result(folder, "CT_case")
+
+
+def an_image_that_was_evaluated(folder: Path) -> None:
+    """For Submit: a case and its result, and in place of what an evaluation of the image leaves, one of weights."""
+    their_weights(folder)
+    a_case_and_its_result(folder)
     line = "segfm3d evaluate --cases cases --results runs/evaluation --weights weights/default.pt --name image\n"
     done = pages.run(line, folder)
     assert done.returncode == 0, done.stderr

@@ -92,11 +92,22 @@ INSTEAD = {
         " --only default": " --samples 2 --only default",
     },
     GPU: {before: after.replace("--device cpu ", DEVICE) for before, after in SMALL.items()}
-    | {"--minutes 22": "--steps 2", "/tmp/segfm3d": '"$PWD/work"', "44,44,44": "0.03,0.03,0.03"},
+    | {
+        "--minutes 22": "--steps 2",
+        "--seconds 150": "--seconds 20",
+        "/tmp/segfm3d": '"$PWD/work"',
+        "44,44,44": "0.03,0.03,0.03",
+    },
     CARD: {
-        "first, second = (": "import torch\nfrom inference import checkpoint\nfrom inference.model import load_model\n"
-        "from training.muon import rescale_kernels\none = other = 'weights/default.pt'\nout = 'mean.pt'\n"
-        "config = load_model(one)[1]\nfirst, second = (",
+        "first, second = (": """
+import torch
+from pathlib import Path
+from inference import checkpoint
+from inference.model import load_model
+from training.muon import rescale_kernels
+one = other = Path("weights/default.pt")
+out, config = Path("mean.pt"), load_model(one)[1]
+first, second = (""",
     },
 }
 """What is run instead of what is written, on all pages (None) and on one, to make it small."""

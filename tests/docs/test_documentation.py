@@ -1,4 +1,4 @@
-"""What the documentation says about files, commands and options is so; test_documented_commands.py runs the commands."""
+"""What the documentation says about files, commands and options is so. The commands themselves are run elsewhere."""
 
 from __future__ import annotations
 
