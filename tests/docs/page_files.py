@@ -113,8 +113,7 @@ def an_image_that_was_evaluated(folder: Path) -> None:
 def data_to_train_on(folder: Path) -> None:
     """For Train: cases, some of the sources that the ablation holds out, label maps, and pieces that came back."""
     tiny_weights(folder)
-    sources = ("CT_a", "MR_b", *HELD_OUT)
-    _cases(folder / "DATA", *(f"{source}_{number}" for source in sources for number in range(2)))
+    _cases(folder / "DATA", *(f"{source}_1" for source in ("CT_a", "MR_b", *HELD_OUT)))
     _cases(folder / "VALIDATION", "CT_c_1")
     _label_maps(folder / "SHAPES")
     line = (

@@ -88,7 +88,7 @@ INSTEAD = {
         "doctor --data DATA": "doctor --data DATA --weights weights/default.pt",
         "--nnodes 4 --nproc-per-node 8": "--nnodes 1 --nproc-per-node 2",
         "FIRST:29500": "localhost:0",
-        "--config paper --init FOLDER": f"--config paper --init weights/default.pt{SHORT}",
+        "--init FOLDER": "--init weights/default.pt",
         " --only default": " --samples 2 --only default",
     },
     GPU: {before: after.replace("--device cpu ", DEVICE) for before, after in SMALL.items()}
