@@ -25,8 +25,8 @@ import pytest
 
 import inference.__main__ as inference_main
 import segfm3d
-from inference.checkpoint import read
 from inference.command import Parser
+from inference.model import read_weights
 from tests.docs.page_files import FILES
 from tests.docs.pages import (
     GPU,
@@ -168,8 +168,8 @@ def test_the_page_on_the_paper(folder: Path) -> None:
     page = (folder / "runs" / "tables" / "report.html").read_text(encoding="utf-8")
     assert "the paper" in page and "trained" in page
     # What make build would be given.
-    assert read(folder / "runs" / "paper" / "weights.pt")[0].patch == (16, 16, 16)
-    assert read(folder / "runs" / "paper" / "nninteractive")[0].patch == (16, 16, 16)
+    assert read_weights(folder / "runs" / "paper" / "weights.pt")[0].patch == (16, 16, 16)
+    assert read_weights(folder / "runs" / "paper" / "nninteractive")[0].patch == (16, 16, 16)
 
 
 @pytest.fixture
