@@ -1,4 +1,4 @@
-"""What the documentation says about files, commands and options is so. Its commands are not run here."""
+"""What the documentation says about files, commands and options is so. The commands themselves are run elsewhere."""
 
 from __future__ import annotations
 
@@ -35,12 +35,16 @@ def name_of(page: Path) -> str:
 pages = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 
+def spans(page: Path) -> list[str]:
+    """The code spans of a page's sentences."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    return [span.replace("\n", " ") for span in re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", text)]
+
+
 def code(page: Path) -> str:
     """The code blocks and code spans of a page, each on lines of its own; lines that go on are joined."""
     text = page.read_text(encoding="utf-8")
-    blocks = [block.replace("\\\n", " ") for block in FENCE.findall(text)]
-    spans = re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", FENCE.sub("", text))
-    return "\n".join([*blocks, *(span.replace("\n", " ") for span in spans)])
+    return "\n".join([*(block.replace("\\\n", " ") for block in FENCE.findall(text)), *spans(page)])
 
 
 def prose(page: Path) -> str:
@@ -54,16 +58,16 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
 
-def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
-    """The modules that a page's code runs, and their words."""
-    for found in COMMAND.finditer(code(page)):
+def commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The modules that code runs, and their words."""
+    for found in COMMAND.finditer(text):
         yield found["module"], shlex.split(found["rest"], comments=True)
 
 
 @functools.cache
 def help_of(module: str, *words: str) -> str:
     """What ``python -m MODULE WORDS --help`` prints, WORDS being sub-commands or first arguments."""
-    runnable = importlib.util.find_spec(f"{module}.__main__") if _is_package(module) else None
+    runnable = importlib.util.find_spec(f"{module}.__main__") if is_package(module) else None
     imported = importlib.import_module(f"{module}.__main__" if runnable else module)
     printed = io.StringIO()
     arguments = [module, *words, "--help"]
@@ -72,7 +76,7 @@ def help_of(module: str, *words: str) -> str:
     return printed.getvalue()
 
 
-def _is_package(module: str) -> bool:
+def is_package(module: str) -> bool:
     spec = importlib.util.find_spec(module)
     return spec is not None and spec.submodule_search_locations is not None
 
@@ -112,10 +116,10 @@ def test_every_page_is_linked_from_the_readme() -> None:
 @pages
 def test_commands_exist(page: Path) -> None:
     missing = set()
-    for module, _ in commands(page):
+    for module, _ in commands(code(page)):
         if importlib.util.find_spec(module) is None:
             missing.add(module)
-        elif _is_package(module) and importlib.util.find_spec(f"{module}.__main__") is None:
+        elif is_package(module) and importlib.util.find_spec(f"{module}.__main__") is None:
             missing.add(f"{module} (no __main__)")
     assert not missing
 
@@ -129,7 +133,7 @@ def test_make_targets_exist(page: Path) -> None:
 @pages
 def test_options_exist(page: Path) -> None:
     unknown = []
-    for module, words in commands(page):
+    for module, words in commands(code(page)):
         options = [word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)]
         if options and module.split(".")[0] in ROOMS:
             first = list(itertools.takewhile(lambda word: not word.startswith("-"), words[:2]))

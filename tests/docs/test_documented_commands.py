@@ -1,154 +1,156 @@
-"""The commands of the README, the tutorial and the page on the paper are run, in the order in which they stand there.
+"""The commands of the pages: each is run, in its place, in a clean folder, or is listed with a reason.
 
-Every code block is run unless :data:`NOT_RUN` says why it is not, so a new block is run too, or it must be listed.
+The words of all of them, run or not, are put before the commands' own parsers.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import io
 import os
 import re
-import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
+from unittest import mock
 
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
-from inference.checkpoint import read
-from tests.stand_in import write_stand_in
+import inference.__main__ as inference_main
+import segfm3d
+from inference.command import Parser
+from inference.model import read_weights
+from tests.docs.page_files import FILES
+from tests.docs.pages import (
+    GPU,
+    INSTEAD,
+    NOT_RUN,
+    PAGES,
+    PAPER,
+    README,
+    ROOT,
+    SUBMIT,
+    TUTORIAL,
+    Block,
+    blocks,
+    prepare,
+    run_page,
+)
+from tests.docs.test_documentation import ROOMS, commands, is_package, name_of, spans
+from tests.image.evaluator import COMMAND as ORGANIZERS_LINE
 
-ROOT = Path(__file__).resolve().parents[2]
-README, TUTORIAL = ROOT / "README.md", ROOT / "docs" / "tutorial.md"
-PAPER = ROOT / "docs" / "how-to" / "reproduce-the-paper.md"
+PROGRAMS = {"python", "segfm3d", "make", "torchrun", "timeout"}
+"""What a command that is run may begin with, beside words of the shell."""
 
-NOT_RUN = {
-    (README, "make demo"): "makes an environment from the network; the tutorial's first block runs the same demo",
-    (README, "make build"): "needs Docker; tests/image builds and runs the image",
-    (TUTORIAL, "2. sh predict.sh: the box alone"): "what a command prints",
-    (PAPER, "make build WEIGHTS="): "needs Docker; tests/image/test_build.py runs it",
-}
-"""Blocks that are not run, by page and by what their first line begins with, and why."""
+SHELL = {".", "set", "test", "mkdir", "for", "do", "done"}
+OUTPUT_IS_NO_COMMAND = re.compile(
+    r"(python3?|segfm3d|make|torchrun|docker|sh|pip|git|apptainer) +[\w./-]", re.MULTILINE
+)
 
-INSTEAD = {
-    "make demo": "python -m evaluation.demo --out demo",  # Without an environment from the network.
-    ". .venv/bin/activate": "",  # The environment is the one that runs the tests.
-    " --minutes 60": " --steps 1 --batch 1 --finer-batch 1 --workers 0",
-    " --config paper": " --config paper --patch 16 --steps 1 --batch 1 --workers 0",
-}
-"""What is run instead of what is written."""
-
-SHAPE = (24, 96, 96)
-ORIGIN, SPACING = (-60.0, -40.0, -110.0), (1.2, 1.2, 3.0)
-"""Of the image, x, y, z in mm: the README's boxes, in voxels and in millimetres, lie inside of it."""
-
-
-@dataclass(frozen=True)
-class Block:
-    page: Path
-    language: str
-    text: str
-
-    @property
-    def commands(self) -> str:
-        """What is run of it, a script for bash."""
-        if self.language == "python":
-            return f"python - <<'END'\n{self.text}END\n"
-        text = self.text
-        for written, run in INSTEAD.items():
-            text = text.replace(written, run)
-        return text
-
-    @property
-    def is_listed(self) -> bool:
-        return any(page == self.page and self.text.startswith(start) for page, start in NOT_RUN)
-
-
-def blocks(page: Path) -> list[Block]:
-    """A page's code blocks, in their order."""
-    text = page.read_text(encoding="utf-8")
-    return [Block(page, *found) for found in re.findall(r"^```([^\n]*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
-
-
-def files_named(commands: str) -> list[str]:
-    """What commands are told to write."""
-    return re.findall(r"(?:-o|--preview) (\S+)", commands)
-
-
-def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a block as a reader would, in a folder that has the repository's rooms."""
-    programs = folder / "programs"
-    if not programs.exists():
-        programs.mkdir()
-        (programs / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-        (programs / "python").chmod(0o755)
-        (programs / "segfm3d").write_text('#!/bin/sh\nexec python -m segfm3d "$@"\n')
-        (programs / "segfm3d").chmod(0o755)
-        for name in ("inference", "evaluation", "conversion", "training", "segfm3d.py", "weights", "predict.sh"):
-            (folder / name).symlink_to(ROOT / name)
-    settings = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "SEGFM3D_SECONDS_PER_CLASS": "3600"}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SEGFM3D_", "PYTHON"))}
-    return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block.commands],
-        cwd=folder,
-        env=kept | settings,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-
-
-def run_page(page: Path, folder: Path) -> str:
-    """Runs a page's blocks, each of which must end with 0 and write what it names; returns all that they print."""
-    printed = []
-    for block in blocks(page):
-        if block.is_listed:
-            continue
-        done = run(block, folder)
-        assert done.returncode == 0, f"{block.commands}\n{done.stdout}\n{done.stderr}"
-        assert [name for name in files_named(block.commands) if not (folder / name).is_file()] == [], block.commands
-        printed.append(done.stdout)
-    return "\n".join(printed)
+pages = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 
 def test_what_is_listed_stands_on_the_pages() -> None:
-    found = {key for key in NOT_RUN if any(block.text.startswith(key[1]) for block in blocks(key[0]))}
-    assert found == set(NOT_RUN)
-    text = "".join(block.text for page in (README, TUTORIAL, PAPER) for block in blocks(page))
-    assert [written for written in INSTEAD if written not in text] == []
+    lines = [(page, line) for page in PAGES for block in blocks(page) for line in block.lines]
+    assert [
+        (page.name, start)
+        for page, start in NOT_RUN
+        if not any(other == page and line.startswith(start) for other, line in lines)
+    ] == []
+    for page, replaced in INSTEAD.items():
+        text = "\n".join("\n".join(block.run) for each in ([page] if page else PAGES) for block in blocks(each))
+        assert [written for written in replaced if written not in text] == []
 
 
-@pytest.mark.parametrize("page", [README, TUTORIAL, PAPER], ids=lambda page: page.name)
-def test_blocks_are_commands(page: Path) -> None:
+def test_the_pages_with_commands_have_their_files() -> None:
+    with_commands = {page for page in PAGES for block in blocks(page) if block.run}
+    assert {page.name for page in with_commands} == {page.name for page in FILES}
+
+
+@pages
+def test_blocks_are_run_or_listed(page: Path) -> None:
     for block in blocks(page):
-        if not block.is_listed:
-            checked = subprocess.run(["bash", "-n", "-c", block.commands], capture_output=True, text=True, check=False)
-            assert checked.returncode == 0, checked.stderr
-            words = {line.split()[0] for line in block.commands.splitlines() if line.strip()}
-            assert block.language == "python" or words <= {"python", "segfm3d"}, f"run or list:\n{block.text}"
+        assert block.language in {"", "sh", "bash", "python", "text"}, block.text
+        if block.language == "text":
+            assert not OUTPUT_IS_NO_COMMAND.match(block.text), f"a command in a block of text:\n{block.text}"
+            continue
+        checked = subprocess.run(["bash", "-n", "-c", block.script], capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stderr
+        if block.language != "python":
+            words = {line.split()[0] for line in block.run}
+            unknown = {word for word in words if "=" not in word} - PROGRAMS - SHELL
+            assert not unknown, f"run it, or list why not, in tests/docs/pages.py:\n{block.text}"
+
+
+@pages
+def test_words_are_understood(page: Path) -> None:
+    """Those of the blocks whole; a command in a sentence may leave out what it is not about."""
+    for module, words in (command for block in blocks(page) for command in _commands_of(block)):
+        assert not (said := objection(module, words)), f"{module} {' '.join(words)}\n{said}"
+    for module, words in commands("\n".join(spans(page))):
+        if module.split(".")[0] in ROOMS and words and "…" not in words:
+            said = objection(module, words)
+            assert not said or re.search(r"required|expected a command", said), f"{module} {' '.join(words)}\n{said}"
+
+
+@pages
+def test_make_takes_the_targets(page: Path) -> None:
+    for block in blocks(page):
+        for line in block.lines if block.language != "text" else ():
+            if line.startswith("make "):
+                done = subprocess.run(
+                    ["bash", "-c", line.replace("make ", "make --dry-run MAKE=true ", 1)],
+                    cwd=ROOT,
+                    env={name: value for name, value in os.environ.items() if name != "MAKEFLAGS"},
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                assert done.returncode == 0, done.stderr
+
+
+def test_the_organizers_line_is_the_one_that_the_image_is_tested_with() -> None:
+    (line,) = (line for block in blocks(SUBMIT) for line in block.lines if line.startswith("docker container run"))
+    written = ORGANIZERS_LINE.format(
+        gpu='--gpus "device=0" ', container="team", options="", image="team", script="predict.sh"
+    )
+    assert line.split() == written.split()
 
 
 @pytest.mark.slow
-def test_the_readme(tmp_path: Path) -> None:
-    _write_readme_files(tmp_path)
-    printed = run_page(README, tmp_path)
+@pytest.mark.parametrize("page", [page for page in FILES if page not in {README, TUTORIAL, PAPER}], ids=name_of)
+def test_the_commands_of(page: Path, folder: Path) -> None:
+    FILES[page](folder)
+    run_page(page, folder)
+    if page == GPU:  # As the page says: the new weights have taken the place of the old ones.
+        assert (folder / "weights" / "default.pt").read_bytes() == (folder / "runs/gpu/weights.pt").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_readme(folder: Path) -> None:
+    FILES[README](folder)
+    printed = run_page(README, folder)
     assert "mine, with boxes" in printed and "segfm3d, with boxes" in printed
-    clicked = nibabel.load(tmp_path / "better.nii.gz").dataobj[44, 58, 15]  # --click bg:15,58,44
+    clicked = nibabel.load(folder / "better.nii.gz").dataobj[44, 58, 15]  # --click bg:15,58,44
     assert clicked == 0
-    assert (tmp_path / "runs" / "evaluation" / "report.html").stat().st_size > 10_000
+    assert (folder / "runs" / "evaluation" / "report.html").stat().st_size > 10_000
 
 
 @pytest.mark.slow
-def test_the_tutorial(tmp_path: Path) -> None:
-    printed = run_page(TUTORIAL, tmp_path)
+def test_the_tutorial(folder: Path) -> None:
+    printed = run_page(TUTORIAL, folder)
     said = {"2. sh predict.sh: the box alone", "3. sh predict.sh: the box and one click", "ellipsoid, with boxes"}
     assert [line for line in said if line not in printed] == []
     # The page says that the click lies where the first mask is wrong, and that the second is better.
     first, second, truth = (
-        np.asarray(nibabel.load(tmp_path / name).dataobj).T > 0
+        np.asarray(nibabel.load(folder / name).dataobj).T > 0
         for name in ("mask.nii.gz", "better.nii.gz", "brain.nii.gz")
     )
     clicks = re.findall(r"--click bg:(\d+),(\d+),(\d+)", TUTORIAL.read_text(encoding="utf-8"))
@@ -159,70 +161,67 @@ def test_the_tutorial(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_on_the_paper(tmp_path: Path) -> None:
-    pytest.importorskip("dynamic_network_architectures", reason="dynamic-network-architectures is not installed")
-    _write_papers_files(tmp_path)
-    printed = run_page(PAPER, tmp_path)
+def test_the_page_on_the_paper(folder: Path) -> None:
+    FILES[PAPER](folder)
+    printed = run_page(PAPER, folder)
     assert all(found in printed for found in ("start, with boxes", "trained, with boxes", "trained, without boxes"))
-    page = (tmp_path / "runs" / "tables" / "report.html").read_text(encoding="utf-8")
+    page = (folder / "runs" / "tables" / "report.html").read_text(encoding="utf-8")
     assert "the paper" in page and "trained" in page
     # What make build would be given.
-    assert read(tmp_path / "runs" / "paper" / "weights.pt")[0].patch == (16, 16, 16)
-    assert read(tmp_path / "runs" / "paper" / "nninteractive")[0].patch == (16, 16, 16)
+    assert read_weights(folder / "runs" / "paper" / "weights.pt")[0].patch == (16, 16, 16)
+    assert read_weights(folder / "runs" / "paper" / "nninteractive")[0].patch == (16, 16, 16)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    prepare(tmp_path)
+    return tmp_path
+
+
+class Understood(BaseException):
+    """Raised once a command's parser has taken its words: the command itself is not to begin."""
+
+
+def objection(module: str, words: list[str]) -> str:
+    """What a command's own parser says against its words; nothing where it takes them."""
+
+    def then_stop(parse: Callable) -> Callable:
+        def parse_and_stop(*arguments: object, **named: object) -> NoReturn:
+            parse(*arguments, **named)
+            raise Understood
+
+        return parse_and_stop
+
+    said = io.StringIO()
+    imported = importlib.import_module(f"{module}.__main__" if is_package(module) else module)
+    with contextlib.ExitStack() as patches:
+        for owner, name in (
+            (Parser, "parse_args"),
+            (argparse.ArgumentParser, "parse_args"),
+            (segfm3d, "predict_options"),
+            (inference_main, "predict_options"),
+        ):
+            patches.enter_context(mock.patch.object(owner, name, then_stop(getattr(owner, name))))
+        patches.enter_context(mock.patch.object(sys, "argv", [module, *words]))
+        patches.enter_context(contextlib.redirect_stdout(said))
+        patches.enter_context(contextlib.redirect_stderr(said))
+        try:
+            imported.main()
+        except Understood:
+            return ""
+        except SystemExit as ended:
+            return said.getvalue() if ended.code else ""
+    raise AssertionError(f"{module} has begun without reading its words")
+
+
+def _commands_of(block: Block) -> Iterator[tuple[str, list[str]]]:
+    """The commands of this project in a block, run or not: module and words, what may be left out too."""
+    if block.language not in {"text", "python"}:
+        text = "\n".join(re.sub(r"\btorchrun .*? -m training", "python -m training", line) for line in block.lines)
+        for module, words in commands(re.sub(r"\$\w+", "1", text)):
+            if module.split(".")[0] in ROOMS and words:
+                yield module, [word.strip("[]") for word in words]
 
 
 def _dice(mask: np.ndarray, truth: np.ndarray) -> float:
     return 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
-
-
-def _write_readme_files(folder: Path) -> None:
-    """What the README's commands name: an ellipsoid as ``scan.nii.gz`` and as a DICOM series, truth and cases."""
-    z, y, x = np.ogrid[tuple(map(slice, SHAPE))]
-    inside = ((z - 15) / 5) ** 2 + ((y - 45) / 14) ** 2 + ((x - 60) / 19) ** 2 < 1
-    random = np.random.default_rng(0)
-    values = np.where(inside, 120, -80) + random.normal(0, 20, SHAPE)
-    image = sitk.GetImageFromArray(values.astype(np.int16))
-    truth = sitk.GetImageFromArray(inside.astype(np.uint8))
-    for item in (image, truth):
-        item.SetOrigin(ORIGIN)
-        item.SetSpacing(SPACING)
-    sitk.WriteImage(image, str(folder / "scan.nii.gz"))
-    sitk.WriteImage(truth, str(folder / "truth.nii.gz"))
-    _write_series(folder / "dicom_folder", image)
-    made = "segfm3d case make scan.nii.gz --mask truth.nii.gz --modality CT -o case.npz\n"
-    done = run(Block(README, "", made), folder)
-    assert done.returncode == 0, done.stderr
-    (folder / "DATA").mkdir()
-    for number in range(2):
-        shutil.copy(folder / "case.npz", folder / "DATA" / f"CT_made_{number}.npz")
-
-
-def _write_papers_files(folder: Path) -> None:
-    """Stand-ins for what the page on the paper says to get: weights in nnInteractive's layout, and made cases."""
-    write_stand_in(folder / "nnInteractive_v1.0")
-    _write_readme_files(folder)
-    (folder / "DATA").rename(folder / "3D_train_npz_random_10percent_16G")
-    for name in ("3D_val_npz", "3D_val_gt"):
-        (folder / name).mkdir()
-    with np.load(folder / "case.npz", allow_pickle=True) as made:
-        case = dict(made)
-    truth = case.pop("gts")
-    for name, left_out in {"CT_with_box.npz": (), "MR_without.npz": ("boxes",)}.items():
-        np.savez(folder / "3D_val_npz" / name, **{key: case[key] for key in case if key not in left_out})
-        np.savez(folder / "3D_val_gt" / name, gts=truth)
-
-
-def _write_series(folder: Path, image: sitk.Image) -> None:
-    folder.mkdir()
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    common = {"0008|0060": "CT", "0020|000d": "1.2.3.4", "0020|000e": "1.2.3.4.5", "0020|0052": "1.2.3.4.6"}
-    for index in range(image.GetDepth()):
-        plane = image[:, :, index]
-        position = "\\".join(str(value) for value in image.TransformIndexToPhysicalPoint((0, 0, index)))
-        tags = {"0020|0032": position, "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0013": str(index + 1)}
-        tags |= {"0008|0018": f"1.2.3.4.5.{index + 1}"}
-        for key, value in (common | tags).items():
-            plane.SetMetaData(key, value)
-        writer.SetFileName(str(folder / f"{index:03}.dcm"))
-        writer.Execute(plane)
