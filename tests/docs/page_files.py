@@ -152,7 +152,6 @@ FILES: dict[Path, Callable[[Path], None]] = {
     pages.GPU: data_to_carry,
     pages.CLUSTER: nothing,
     pages.EXPERIMENTS: cases_with_boxes,
-    pages.CARD: tiny_weights,
 }
 """Page -> what writes its files, for all pages that have a command which is run."""
 
