@@ -58,6 +58,7 @@ def test_stored_prompts_of_another_image_do_not_hide_the_mask(
     assert all(item["box"] is None and not item["clicks"] for item in content_of(Path(continued[-1]))["objects"])
     said = capsys.readouterr().out
     assert "mask.prompts.json: holds the prompts of another image" in said and "the mask is shown without them" in said
+    assert "-910 to 590" not in said, "nor is their window of this image"
 
 
 @pytest.mark.parametrize("kind", ["NIfTI", "DICOM"])
