@@ -167,7 +167,7 @@ def distant_clicks(
             backwards = click.position[::-1]
             hint = f"; reversed, {_typed(backwards)}, it lies in the box" if item.box.contains(backwards) else ""
             yield (
-                f"object {item.label}: the click {_typed(click.position)} (z,y,x) lies {distance:.0f} mm from the box "
+                f"object {item.label}: the click {_typed(click.position)} (z,y,x) lies {distance:.3g} mm from the box "
                 f"{_typed(item.box)}: is it the right place?{hint}"
             )
 

@@ -71,7 +71,8 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        fail(f"{' '.join(message.split())}{''.join(map(self._meant, self._typed))}; see {self.prog} --help")
+        meant = "".join(dict.fromkeys(map(self._meant, self._typed)))
+        fail(f"{' '.join(message.split())}{meant}; see {self.prog} --help")
         raise SystemExit(WRONG_USE)
 
     def _meant(self, word: str) -> str:

@@ -160,7 +160,7 @@ class TestRefusals:
         assert "; did you mean make for mak?" in refused("case", "mak")
         assert "expected a command" in refused()
         assert "expected a command: make, read" in refused("case")
-        said = refused("segment", scan, "-o", "mask.nii.gz", "--bx", "1:2,1:2,1:2")
+        said = refused("segment", scan, "-o", "mask.nii.gz", "--bx", "1:2,1:2,1:2", "--bx", "3:4,3:4,3:4")
         assert "unrecognized arguments: --bx" in said and said.count("did you mean --box for --bx?") == 1
         assert "did you mean --preview for -preview?" in refused("segment", scan, "-o", "mask.nii.gz", "-preview=a.png")
         assert "did you mean" not in refused("segment", scan, "-o", "mask.nii.gz", "--qqq")
