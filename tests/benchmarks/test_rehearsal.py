@@ -29,7 +29,7 @@ def test_the_pages_commands_are_bash_and_know_the_trainers_options():
         subprocess.run(["bash", "-n"], input=command.text, text=True, check=True)
         for arguments in re.findall(r"-m training (.*)", command.text):
             options = parser().parse_args(shlex.split(arguments))
-            assert options.minutes == 23.5 and options.init == Path("weights/default.pt")
+            assert options.minutes == 25 and options.init == Path("weights/default.pt")
 
 
 def test_what_makes_the_rehearsal_small_stands_on_the_page():

@@ -96,7 +96,7 @@ INSTEAD = {
     },
     GPU: {before: after.replace("--device cpu ", DEVICE) for before, after in SMALL.items()}
     | {
-        "--minutes 23.5": "--steps 2",
+        "--minutes 25": "--steps 2",
         "--seconds 150": "--seconds 20",
         "/tmp/segfm3d": '"$PWD/work"',
         "43,43,43": "0.03,0.03,0.03",
