@@ -100,7 +100,7 @@ def segment(
     image: str | Path,
     *,
     box: str | Sequence = (),
-    clicks: Iterable[str | Sequence[float]] = (),
+    clicks: str | Iterable = (),
     previous: str | Path | None = None,
     modality: str | None = None,
     window: str | None = None,
@@ -115,10 +115,11 @@ def segment(
         image: a file that SimpleITK reads, or a folder with a DICOM series.
         box: of an object, as it is typed (``"10:20,30:60,40:80"``) or ((z0, z1), (y0, y1), (x0, x1)), in voxels from 0,
             both ends included; or a list of boxes, one an object.
-        clicks: each as it is typed (``"bg:15,58,44"``, ``"2:15,45,60"``), or (z, y, x) in voxels: inside object 1.
+        clicks: one or several, as they are typed (``"bg:15,58,44"``, ``"2:15,45,60"``), or (z, y, x) in voxels: inside
+            object 1.
         previous: label map of an earlier run that the clicks correct.
         modality: CT, MR, PET, US or Microscopy; by default what DICOM says.
-        window: as ``--window``, for CT.
+        window: as ``--window``, applied whatever the image.
         series: which DICOM series of several.
         output: label map to write too, where the image lies: .nii.gz, .nii, .nrrd or .mha; its prompts go beside it.
         weights: our file, or an nnInteractive folder.
@@ -150,7 +151,7 @@ def segment(
         modality=kind,
         window=window,
         box=_boxes(box),
-        click=[click if isinstance(click, str) else ",".join(map(str, click)) for click in clicks],
+        click=_clicks(clicks),
         previous=None if previous is None else Path(previous),
     )
     source = read_source(options)
@@ -181,6 +182,20 @@ def _boxes(box: str | Sequence) -> list[str]:
         raise ConversionError(f"box {box}: expected ((z0, z1), (y0, y1), (x0, x1)), first and last voxel of each axis")
     box = box if several or not len(box) else [box]
     return [each if isinstance(each, str) else ",".join(f"{low}:{high}" for low, high in each) for each in box]
+
+
+def _clicks(clicks: str | Iterable) -> list[str]:
+    """One click or several, typed or as numbers -> as they are typed."""
+    if isinstance(clicks, str):
+        return [clicks]
+    several = list(clicks)
+    if several and all(isinstance(each, Real) for each in several):
+        several = [several]
+    if any(isinstance(each, Real) for each in several):
+        from conversion.volume import ConversionError
+
+        raise ConversionError(f"clicks {several}: expected (z, y, x), or a list of such")
+    return [each if isinstance(each, str) else ",".join(map(str, each)) for each in several]
 
 
 @functools.lru_cache(maxsize=1)

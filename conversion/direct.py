@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,8 +70,8 @@ def _segment(options: argparse.Namespace) -> int:
     check_is_no_case(options.image)
     earlier = _take_up(options)
     check_mask_name(options.output, options.image)
-    if options.preview is not None and options.preview.suffix != ".png":
-        raise ConversionError(f"{options.preview}: expected a name that ends in .png")
+    if options.preview is not None:
+        _check_preview(options.preview)
     source = read_source(options, earlier)
     if not source.objects:
         raise ConversionError(f"{options.image}: nothing says what to segment; expected --box, --click or --previous")
@@ -84,9 +85,31 @@ def _segment(options: argparse.Namespace) -> int:
     if options.preview is not None:
         from conversion.preview import write_preview  # Matplotlib takes a second.
 
-        write_preview(options.preview, source, labels)
+        try:
+            write_preview(options.preview, source, labels)
+        except OSError as error:
+            print(f"error: --preview {options.preview}: cannot be written ({error.strerror})", file=sys.stderr)
+            return 1
         print(f"{options.preview}: written")
     return 1 if segmenter.failures else 0
+
+
+def _check_preview(path: Path) -> None:
+    """Checks that a picture can be written, by its name and by a file beside it; makes the folder.
+
+    Raises:
+        ConversionError: it cannot.
+    """
+    if path.suffix != ".png":
+        raise ConversionError(f"--preview {path}: expected a name that ends in .png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConversionError(
+            f"--preview {path}: cannot be written ({error.strerror}); expected another folder"
+        ) from None
 
 
 def _take_up(options: argparse.Namespace) -> StoredPrompts | None:
@@ -143,7 +166,8 @@ def described(
         else:
             size = "nothing found" + (change and f" ({change} voxels)")
         report = reports.get(label)
-        how = "unchanged" if report is None else f"{report.seconds:.1f} s on {report.device}"
+        as_it_was = "nothing new was said of it" if any(changes.get(label, ())) else "unchanged"
+        how = as_it_was if report is None else f"{report.seconds:.1f} s on {report.device}"
         lacking = "" if report is None or not report.given_up else f"; {', '.join(dict.fromkeys(report.given_up))}"
         yield f"object {label}: {size}; {how}{lacking}"
 

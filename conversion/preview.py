@@ -42,7 +42,7 @@ def write_preview(path: Path, source: Source, labels: NDArray[np.uint8]) -> None
     """
     objects = source.objects[:MOST_OBJECTS]
     figure, axes = pyplot.subplots(
-        len(objects), 3, figsize=(12, 4.2 * len(objects)), squeeze=False, facecolor="black", layout="constrained"
+        len(objects), 3, figsize=(12, 4.8 * len(objects) + 0.4), squeeze=False, facecolor="black", layout="constrained"
     )
     directions = axis_directions(source)
     ends = patient_ends(source.image)
@@ -117,11 +117,11 @@ def _draw(
 
 
 def _middle(mask: NDArray[np.bool_], item: ObjectPrompts) -> Voxel:
-    """Where to cut: the slices with most of the object, or else where the user pointed."""
+    """Where to cut: through the newest click, or else the slices with most of the object, or the middle of its box."""
+    if item.clicks:
+        return item.clicks[-1].position
     if mask.any():
         return voxel(int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3))
     if item.box is not None:
         return voxel((lower + upper) // 2 for lower, upper in zip(item.box.lower, item.box.upper))
-    if item.clicks:
-        return item.clicks[-1].position
     return voxel(n // 2 for n in mask.shape)

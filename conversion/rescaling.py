@@ -53,6 +53,10 @@ def parse_window(text: str) -> Window | None:
     return Window.of(width, level)
 
 
+OFFSET = 1024
+"""What many scanners add to Hounsfield units, so that no value is negative."""
+
+
 def rescale(volume: NDArray, modality: str | None, window: str | None) -> tuple[NDArray, str]:
     """Brings an image to [0, 255].
 
@@ -88,8 +92,10 @@ def rescale(volume: NDArray, modality: str | None, window: str | None) -> tuple[
     for plane, result in zip(volume, scaled):  # Slice by slice: no copy of the volume in floating point.
         result[...] = np.rint((np.clip(plane.astype(np.float64), asked.low, asked.high) - asked.low) * scale)
     note += _what_is_left(scaled, volume)
-    if usual is not None and volume.min() >= 0:
-        note += "; no value is below 0, though air is −1000 in Hounsfield units: is this CT offset by 1024?"
+    if window is None and usual is not None and volume.min() >= 0:
+        shifted = f"{asked.low + OFFSET:g},{asked.high + OFFSET:g}"
+        note += "; no value is below 0, though air is −1000 in Hounsfield units: is this CT offset by 1024? "
+        note += f"Then give --window {shifted}"
     return scaled, f"intensities {asked.low:g} to {asked.high:g} become 0 to {TOP}, others are clipped{note}"
 
 

@@ -320,6 +320,14 @@ class TestFromPython:
         )
         assert second[place] == 0
 
+    def test_clicks_one_or_several(self) -> None:
+        one = ["17,150,180"]
+        assert segfm3d._clicks((17, 150, 180)) == segfm3d._clicks([(17, 150, 180)]) == segfm3d._clicks(one[0]) == one
+        assert segfm3d._clicks(np.array([[1, 2, 3], [4, 5, 6]])) == ["1,2,3", "4,5,6"]
+        assert segfm3d._clicks(()) == []
+        with pytest.raises(ValueError, match="a list of such"):
+            segfm3d._clicks([(1, 2, 3), 4])
+
     def test_boxes_of_several_objects(self) -> None:
         one = ((2, 5), (3, 7), (4, 8))
         assert segfm3d._boxes(one) == segfm3d._boxes([one]) == segfm3d._boxes("2:5,3:7,4:8") == ["2:5,3:7,4:8"]

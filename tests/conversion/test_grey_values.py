@@ -115,7 +115,8 @@ class TestWhatIsLeft:
 
     def test_ct_that_is_not_in_hounsfield_units(self) -> None:
         note = rescale(self.ordinary + 1024, "CT", None)[1]
-        assert "no value is below 0" in note and "offset by 1024?" in note
+        assert note.endswith("is this CT offset by 1024? Then give --window 864,1264"), note
+        assert "offset" not in rescale(self.ordinary + 1024, "CT", "864,1264")[1]
 
     def test_a_window_beside_the_values(self) -> None:
         note = rescale(self.ordinary // 20 + 3000, None, "soft")[1]

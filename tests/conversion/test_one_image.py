@@ -106,6 +106,9 @@ class TestOneGo:
         assert "nothing says what to segment" in refused(*start, "--weights", weights)
         assert "no such file; expected weights" in refused(*start, *box, "--weights", tmp_path / "none.pt")
         assert "ends in .png" in refused(*start, *box, "--preview", tmp_path / "preview.svg")
+        (tmp_path / "file").write_text("")
+        assert "cannot be written" in refused(*start, *box, "--preview", tmp_path / "file" / "preview.png")
+        assert not (tmp_path / "mask.nii.gz").exists()
         assert "no such file or folder" in refused(tmp_path / "scan.dcm", *box, "-o", tmp_path / "mask.nrrd")
         (tmp_path / "README.md").write_text("Weights")
         assert "not readable as weights" in refused(*start, *box, "--weights", tmp_path / "README.md")
@@ -125,6 +128,16 @@ class TestOneGo:
             finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
             assert finished.stdout.splitlines()[-1] == "2 []"
             assert finished.stderr.startswith("error: ") and finished.stderr.count("\n") == 1
+
+    def test_an_object_that_another_took_voxels_from_is_not_unchanged(self) -> None:
+        labels = np.zeros((3, 4, 5), np.uint8)
+        labels[0, 0, :2] = 1
+        before = labels.copy()
+        labels[0, 0, 1] = 2
+        source = Source(place(), labels, (ObjectPrompts(1), ObjectPrompts(2)), before)
+        first, second = direct.described(labels, source, {2: ObjectReport(0.1, "cpu")})
+        assert "+0 −1" in first and first.endswith("; nothing new was said of it")
+        assert "+1 −0" in second
 
     def test_each_object_has_a_line_of_its_size_and_what_it_took(self) -> None:
         """Voxels of 0.7 × 1.3 × 3.1 mm."""
