@@ -44,7 +44,9 @@ class Series:
     slices: int
 
     def __str__(self) -> str:
-        return f"{self.modality or 'no modality'} {self.description or 'without a description'!r}, {self.slices} slices"
+        named = f"{self.description!r}" if self.description else "without a description"
+        first = "/".join(self.files[0].parts[-2:])
+        return f"{self.modality or 'no modality'} {named}, {self.slices} slices, first {first}"
 
 
 def read_dicom(path: Path, number: int | None = None, log: Callable[[str], None] = print) -> sitk.Image:
