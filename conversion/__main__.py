@@ -92,6 +92,8 @@ def view(arguments: list[str], prog: str) -> int:
 def _make(options: argparse.Namespace) -> None:
     if options.output.suffix != ".npz":
         raise ConversionError(f"{options.output}: expected a name that ends in .npz")
+    if options.mask is not None and options.mask.resolve() == options.image.resolve():
+        raise ConversionError(f"--mask {options.mask}: is the image itself; expected the label map of its objects")
     source = read_source(options)
     named = options.output.name.split("_")[0]
     if source.modality in MODALITIES and named in MODALITIES and named != source.modality:

@@ -93,6 +93,7 @@ class TestToCase:
         assert "--window nosuch: no such window" in self.refused(capsys, *start, *box, "--window", "nosuch")
         assert "ends in .npz" in refusal(capsys, "make", image_file, "-o", tmp_path / "case.nii", *box)
         assert "no such file" in refusal(capsys, "make", tmp_path / "none.nii", "-o", case, *box)
+        assert "is the image itself" in refusal(capsys, "make", image_file, "-o", case, "--mask", image_file)
         empty = sitk.GetImageFromArray(np.zeros((5, 9, 7), np.uint8))
         empty.CopyInformation(read_volume(image_file))
         sitk.WriteImage(empty, str(tmp_path / "empty.nrrd"))
