@@ -33,7 +33,7 @@ demo: $(VENV)/.development  ## segment a real head MRI, click once, draw the res
 TEST_PROCESSES ?= auto
 
 test: $(VENV)/.peers  ## run the tests, those of the image too if it is built
-	@echo "The fast tests of all rooms, of the documentation too: 4 to 5 minutes on two idle cores."
+	@echo "The fast tests of all rooms, of the documentation too: 4 minutes on two idle cores."
 	@echo "make test-slow adds what takes minutes: the full network, overfitting, compiling, torchrun, the commands of the pages."
 	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --maxprocesses 4 --dist worksteal
 	@if docker image inspect $(IMAGE):latest >/dev/null 2>&1; then $(MAKE) test-image; \

@@ -34,7 +34,7 @@ SEGMENT, SUBMIT, TRAIN, GPU, CLUSTER = (
     HOW_TO / f"{name}.md" for name in ("segment-images", "submit", "train", "train-on-a-gpu", "run-on-a-cluster")
 )
 
-IMAGE = "needs the image: tests/image/test_documented_commands.py runs it"
+IMAGE = "needs the image: tests/image/test_commands_of_pages.py runs it"
 BUILD = "needs Docker: .ci/run builds the image, tests/image/test_build.py builds others, test_save.py saves"
 TESTS = "runs the tests themselves"
 APPTAINER = "needs Apptainer, and an archive that Docker makes"
