@@ -217,11 +217,8 @@ class ResultsFolder:
             write_atomically(file, lambda stream: stream.write(_json(identity)))
         self.identity: dict[str, str] = json.loads(file.read_text())
         if identity is not None and self.identity != identity:
-            keys = sorted(key for key in {**self.identity, **identity} if self.identity.get(key) != identity.get(key))
-            theirs, ours = (
-                ", ".join(f"{key} {_short(each.get(key, 'not given'))}" for key in keys)
-                for each in (self.identity, identity)
-            )
+            pairs = ((self.identity, identity), (identity, self.identity))
+            theirs, ours = (dict(one.items() - other.items()) for one, other in pairs)  # What differs is enough.
             raise CaseError(
                 f"{path}: holds the results of {theirs}; expected {ours}: choose another --name or --results"
             )
@@ -293,11 +290,6 @@ def focused(folders: Sequence[ResultsFolder], name: str | None, option: str) -> 
     if name is not None and name not in names:
         raise CaseError(f"{option} {name}: no such contestant; expected one of {', '.join(names)}")
     return sorted(folders, key=lambda folder: (folder.name != name, folder.is_baseline, folder.name))
-
-
-def _short(value: str) -> str:
-    """A checksum by its beginning, anything else as it is."""
-    return f"{value[:8]}…" if len(value) == 64 else value
 
 
 def _kind(result: CaseResult) -> str:
