@@ -130,15 +130,14 @@ class Steps(Dataset[Step]):
 
         Millions are drawn from whatever volumes there are: one that its code did not foresee must not end a run.
         """
-        for attempt in range(SAMPLE_ATTEMPTS):
+        last = SAMPLE_ATTEMPTS - 1
+        for attempt in range(last):
             try:
                 return draw(step, place + attempt * ANEW)
             except (ArithmeticError, IndexError, RuntimeError, ValueError) as error:
-                if attempt + 1 == SAMPLE_ATTEMPTS:
-                    raise
                 what = f"{type(error).__name__}: {error}".replace("\n", " ")
                 print(f"step {step}, sample {place}: {what}; another is drawn", file=sys.stderr, flush=True)
-        raise AssertionError("not reached")
+        return draw(step, place + last * ANEW)
 
     def recipe(self, step: int, place: int) -> Recipe:
         """What a sample is made from."""
