@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of *.npz with imgs and gts")
     parser.add_argument("--scratch", type=Path, required=True, help="where there is room, on the disk to be measured")
     parser.add_argument("--cases", type=int, default=40, help="of the small set")
-    parser.add_argument("--samples", type=int, default=48, help="of each kind")
+    parser.add_argument("--samples", type=int, default=400, help="of each kind")
     parser.add_argument("--copies", type=int, default=50, help="of each case of the folder, in the large store")
     parser.add_argument("--loader", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, help=argparse.SUPPRESS)
@@ -169,13 +169,13 @@ def copied(once: Path, store: Path, copies: int) -> list[bytes]:
 
 
 def load(store: Path, workers: int) -> None:
-    """What a run does until its first steps; ends when each worker has made eight samples."""
+    """What a run does until its first steps; ends when each worker has made 80 samples, of more cases than it keeps at hand."""
     began = time.process_time()
     volumes = StoredVolumes(store, read_index(store).values())
     steps = Steps(volumes, replace(DEFAULT, batch=2), seed=0)
     print(f"{time.process_time() - began:.2f} s to start", flush=True)
     torch.set_num_threads(1)
-    for _ in stream(steps, 0, 4 * workers, workers, torch.device("cpu")):
+    for _ in stream(steps, 0, 40 * workers, workers, torch.device("cpu")):
         pass
 
 

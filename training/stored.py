@@ -35,11 +35,14 @@ HEADER = {"format": "segfm3d-store", "version": 1}
 CHUNK, BLOCK = 64, 32
 """Edges in voxels: of what is read from the disk at once, and of what is decoded at once; longer in a thin volume."""
 
-SMALL = 2**20
+SMALL = 2**23
 """Bytes of an array that is decoded whole at its first read, and kept while its case is at hand."""
 
 OPEN = 64
-"""Cases that a process keeps at hand."""
+"""Cases that a process keeps at hand, at most."""
+
+KEPT = 2**27
+"""Bytes of whole arrays that a process keeps at hand, at most, those of the case that it reads aside."""
 
 CASES, INDEX, SIDECAR = "cases", "index.jsonl", "case.json"
 
@@ -180,6 +183,11 @@ class StoredArray:
         self._array: Any = None
         self._whole: Tensor | None = None
 
+    @property
+    def kept(self) -> int:
+        """Bytes that are kept decoded."""
+        return 0 if self._whole is None else self._whole.nbytes
+
     def __getitem__(self, where: tuple[slice, slice, slice]) -> Tensor:
         """Decodes the chunks that a block touches.
 
@@ -226,11 +234,15 @@ class StoredVolumes(Sequence[Volume]):
 
     def __getitem__(self, index: int) -> Volume:  # ty: ignore[incompatible-method-override]  # No slices.
         if (volume := self._at_hand.get(index)) is None:
-            volume = self._at_hand[index] = _volume(self.store, json.loads(self._entries[index]))
-            if len(self._at_hand) > OPEN:
+            while len(self._at_hand) >= OPEN or self._kept() > KEPT:
                 self._at_hand.popitem(last=False)
+            volume = self._at_hand[index] = _volume(self.store, json.loads(self._entries[index]))
         self._at_hand.move_to_end(index)
         return volume
+
+    def _kept(self) -> int:
+        arrays = (array for volume in self._at_hand.values() for array in (volume.image.volume, volume.labels))
+        return sum(array.kept for array in arrays)  # ty: ignore[missing-attribute]  # All are StoredArray.
 
 
 def read_index(store: Path) -> dict[str, bytes]:

@@ -235,6 +235,16 @@ def test_few_volumes_are_at_hand(data: Path, tmp_path: Path, monkeypatch: pytest
     assert stored[0] is not first
 
 
+def test_few_bytes_are_kept_decoded(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stored = stored_in(tmp_path / "store", paths_of(data))
+    first, second = stored[0], stored[1]
+    assert first.labels[:1, :1, :1].numel() == 1  # It is decoded whole.
+    monkeypatch.setattr("training.stored.KEPT", 1)
+    assert stored[1] is second and stored[0] is first  # What is at hand stays until another case is asked for.
+    assert stored[2] is not None
+    assert stored[0] is not first
+
+
 def test_what_does_not_fit_into_the_free_memory(data: Path, monkeypatch: pytest.MonkeyPatch):
     decoded = sum(volume.nbytes for volume in load_volumes(data))
     for free, fits in ((2 * decoded - 2, False), (2 * decoded + 2000, True)):
