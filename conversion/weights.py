@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,8 @@ from inference.command import Parser, choose, run
 from inference.options import DEFAULT_WEIGHTS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from inference.checkpoint import ModelConfig
 
 
@@ -70,10 +74,23 @@ def convert(arguments: list[str], prog: str) -> int:
     )
     options = parser.parse_args(arguments)
     if options.temperature is not None and not 0 < options.temperature < math.inf:
-        parser.error("--temperature: expected a number above 0, and SOURCE OUT.pt")
-    from inference.model import convert as convert_weights
+        parser.error("--temperature: expected a number above 0")
+    import torch
 
-    return convert_weights(options.source, options.out, options.temperature)
+    from inference import checkpoint
+    from inference.model import read_weights
+
+    def write() -> None:
+        config, state = read_weights(options.source)
+        checkpoint.build(config, state, options.source)
+        if options.temperature is not None:
+            config = replace(config, temperature=options.temperature)
+        # The widest precision in which any of them is stored.
+        dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in state.values()))
+        checkpoint.save(options.out, config, state, dtype)
+        _say(options.out, config, state)
+
+    return run(write, checkpoint.CheckpointError)
 
 
 def export(arguments: list[str], prog: str) -> int:
@@ -83,6 +100,27 @@ def export(arguments: list[str], prog: str) -> int:
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS, help="what it is written from")
     parser.add_argument("--licence", help="the weights' licence, which clients show (default: that of our own weights)")
     options = parser.parse_args(arguments)
-    from inference.model import export_folder
+    from inference.checkpoint import CheckpointError
+    from inference.model import load_model
+    from inference.nninteractive import WEIGHTS_LICENCE
+    from inference.nninteractive import export as write_folder
 
-    return export_folder(options.weights, options.folder, options.licence)
+    folder: Path = options.folder
+
+    def write() -> None:
+        if folder.exists() and any(folder.iterdir()):
+            raise CheckpointError(f"{folder}: is not empty; expected a new folder, so that no model is overwritten")
+        network, config = load_model(options.weights)
+        state = network.state_dict()
+        write_folder(folder, config, state, options.licence or WEIGHTS_LICENCE)
+        _say(folder, config, state)
+
+    return run(write, CheckpointError)
+
+
+def _say(target: Path, config: ModelConfig, state: dict[str, Tensor]) -> None:
+    parameters = sum(tensor.numel() for tensor in state.values())
+    print(
+        f"{target}: {len(state)} tensors, {parameters:,} parameters, patch {config.patch}, "
+        f"temperature {config.temperature:g}"
+    )

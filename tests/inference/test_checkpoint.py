@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from conversion.weights import main as weights_command
 from inference import checkpoint
 from inference.checkpoint import CheckpointError, ModelConfig
 from inference.model import load_model, read_weights
-from inference.model import main as model_command
 from inference.network import NetworkConfig, ResidualEncoderUNet
 from inference.prompts import NNINTERACTIVE_STYLE
 from tests.inference.factories import TINY, Reduced, randomized, write_weights
@@ -70,17 +70,17 @@ class TestOurFormat:
         state = randomized(ResidualEncoderUNet(TINY.network)).state_dict()
         source, target = tmp_path / "half.pt", tmp_path / "out.pt"
         checkpoint.save(source, TINY, state, torch.float16)
-        assert model_command([str(source), str(target), "--temperature", "2.5"]) == 0
+        assert weights_command(["convert", str(source), str(target), "--temperature", "2.5"]) == 0
         config, stored = read_weights(target)
         assert config == replace(TINY, temperature=2.5)
         assert all(torch.equal(tensor, state[name].half()) for name, tensor in stored.items())
-        assert model_command([str(target), str(target), "--temperature", "1"]) == 0
+        assert weights_command(["convert", str(target), str(target), "--temperature", "1"]) == 0
         assert read_weights(target)[0] == TINY
 
     @pytest.mark.parametrize("temperature", ["0", "-1", "inf", "nan"])
     def test_a_temperature_that_cannot_be_divided_by_is_refused(self, weights: Path, temperature: str) -> None:
         with pytest.raises(SystemExit):
-            model_command([str(weights), str(weights), "--temperature", temperature])
+            weights_command(["convert", str(weights), str(weights), "--temperature", temperature])
         with pytest.raises(ValueError, match="above 0"):
             replace(TINY, temperature=float(temperature))
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peer import peer_network
+from conversion.weights import main as weights_command
 from inference.checkpoint import CheckpointError, ModelConfig
 from inference.model import load_model
-from inference.model import main as model_command
 from inference.network import FULL, NetworkConfig
 from inference.nninteractive import ARCHITECTURE
 from inference.prompts import NNINTERACTIVE_STYLE
@@ -175,7 +175,7 @@ class TestPublishedFolder:
         self, tmp_path: Path, network: nn.Module, capsys: pytest.CaptureFixture[str]
     ) -> None:
         folder = write_folder(tmp_path / "model", network.state_dict())
-        assert model_command([str(folder), str(tmp_path / "out.pt")]) == 0
+        assert weights_command(["convert", str(folder), str(tmp_path / "out.pt")]) == 0
         parameters = sum(parameter.numel() for parameter in network.parameters())
         assert f"{parameters:,} parameters" in capsys.readouterr().out
         converted, model = load_model(tmp_path / "out.pt")
@@ -186,7 +186,7 @@ class TestPublishedFolder:
     def test_what_cannot_be_converted_is_one_line_and_leaves_nothing(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert model_command([str(tmp_path / "nothing"), str(tmp_path / "out.pt")]) == 2
+        assert weights_command(["convert", str(tmp_path / "nothing"), str(tmp_path / "out.pt")]) == 2
         captured = capsys.readouterr()
         assert captured.err.startswith("error: ")
         assert len(captured.err.splitlines()) == 1

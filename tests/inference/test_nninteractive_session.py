@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from benchmarks.peer import peer_network
+from conversion.weights import main as weights_command
 from inference import checkpoint
 from inference.case import read_case
 from inference.checkpoint import ModelConfig
 from inference.model import load_model
-from inference.model import main as model_command
 from inference.network import FULL, NetworkConfig, ResidualEncoderUNet
 from inference.nninteractive import WEIGHTS_LICENCE, export, with_aliases
 from inference.nninteractive_session import capability, session_patch
@@ -93,8 +93,8 @@ def test_the_package_computes_what_we_compute(package: Any, style: PromptStyle, 
 def test_the_package_computes_what_we_compute_with_our_weights(package: Any, tmp_path: Path) -> None:
     if not DEFAULT.is_file():
         pytest.skip("no weights/default.pt")
-    arguments = ["--to-nninteractive", str(tmp_path / "model"), "--weights", str(DEFAULT)]
-    assert model_command(arguments) == 0
+    arguments = ["export", str(tmp_path / "model"), "--weights", str(DEFAULT)]
+    assert weights_command(arguments) == 0
     network, config = load_model(DEFAULT)
     # In the order of the package's tensors: with channels last, PyTorch's plain normalization loses two digits.
     network.to(memory_format=torch.contiguous_format)
@@ -229,8 +229,8 @@ def test_our_own_folder_comes_back_as_it_was(tmp_path: Path) -> None:
 class TestCommand:
     def test_the_licence_is_the_one_that_is_named(self, tmp_path: Path) -> None:
         weights = write_weights(tmp_path / "tiny.pt")
-        arguments = ["--to-nninteractive", str(tmp_path / "model"), "--weights", str(weights), "--licence", "CC0-1.0"]
-        assert model_command(arguments) == 0
+        arguments = ["export", str(tmp_path / "model"), "--weights", str(weights), "--licence", "CC0-1.0"]
+        assert weights_command(arguments) == 0
         assert (tmp_path / "model" / "LICENSE").read_text() == "CC0-1.0\n"
         assert load_model(tmp_path / "model")[1] == TINY
 
@@ -238,23 +238,17 @@ class TestCommand:
         weights = write_weights(tmp_path / "tiny.pt")
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "plans.json").write_text("{}")
-        arguments = ["--to-nninteractive", str(tmp_path / "model"), "--weights", str(weights)]
-        assert model_command(arguments) == 2
+        arguments = ["export", str(tmp_path / "model"), "--weights", str(weights)]
+        assert weights_command(arguments) == 2
         error = capsys.readouterr().err
         assert "is not empty" in error and error.count("\n") == 1
         assert (tmp_path / "model" / "plans.json").read_text() == "{}"
 
     def test_no_such_weights(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        arguments = ["--to-nninteractive", str(tmp_path / "model"), "--weights", str(tmp_path / "none.pt")]
-        assert model_command(arguments) == 2
+        arguments = ["export", str(tmp_path / "model"), "--weights", str(tmp_path / "none.pt")]
+        assert weights_command(arguments) == 2
         assert "no such file" in capsys.readouterr().err
         assert not (tmp_path / "model").exists()
-
-    @pytest.mark.parametrize("arguments", [[], ["folder"], ["folder", "out.pt", "--to-nninteractive", "other"]])
-    def test_one_thing_at_a_time(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(SystemExit):
-            model_command(arguments)
-        assert "expected SOURCE OUT.pt, or --to-nninteractive FOLDER" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         "own",
