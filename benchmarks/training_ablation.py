@@ -261,8 +261,8 @@ def _write_table(out: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the variants."""
     parser = Parser("python -m benchmarks.training_ablation", __doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of *.npz with imgs and gts")
-    parser.add_argument("--shapes", type=Path, required=True, help="folder of *.npz with gts only")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of *.npz with imgs and gts")
+    parser.add_argument("--shapes", type=Path, nargs="+", required=True, help="folders of *.npz with gts only")
     parser.add_argument("--init", type=Path, help="weights that never saw what is held out (default: from scratch)")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs, figures and TABLE.md")
     parser.add_argument("--samples", type=int, default=12_800, help="of a run (default: %(default)s)")
@@ -293,7 +293,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = replace(DEFAULT, model=replace(DEFAULT.model, network=model.network))
         _write_figures(options.out / INIT, judge(network.to(options.device), model.style, judging(config)))
     volumes = load_volumes(options.data, exclude=HELD_OUT)
-    shapes = load_shapes(options.shapes)
+    shapes = [each for folder in options.shapes for each in load_shapes(folder)]
     for seed in options.seeds:  # All with one seed first: a table that is cut short compares like with like.
         for name in (name for name in options.only if name != INIT):
             run_variant(name, seed, options, volumes, shapes, judging)
@@ -303,7 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def held_out_volumes(data: Path) -> list[Volume]:
+def held_out_volumes(data: Sequence[Path]) -> list[Volume]:
     """The volumes that judge: up to four of each source, apart from each other in their order.
 
     Raises:
@@ -311,7 +311,8 @@ def held_out_volumes(data: Path) -> list[Volume]:
     """
     found = by_source([path for path in find_cases(data) if source_of(path) in HELD_OUT], source_of)
     if missing := set(HELD_OUT) - found.keys():
-        raise CaseError(f"{data}: no case of {', '.join(sorted(missing))}; expected the sources that are held out")
+        folders, names = (", ".join(map(str, each)) for each in (data, sorted(missing)))
+        raise CaseError(f"{folders}: no case of {names}; expected the sources that are held out")
     # Neighbours are often of one subject.
     chosen = [path for paths in found.values() for path in paths[:: max(len(paths) // 4, 1)][:4]]
     return [load_volume(path) for path in chosen]

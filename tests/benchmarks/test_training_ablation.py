@@ -58,23 +58,23 @@ def test_a_source_that_is_missing_is_named(data: Path) -> None:
     for path in data.glob(f"{HELD_OUT[2]}_*"):
         path.unlink()
     with pytest.raises(CaseError, match=f"no case of {HELD_OUT[2]}; expected"):
-        held_out_volumes(data)
+        held_out_volumes([data])
 
 
 def test_what_judges_is_every_source_with_and_without_boxes(data: Path) -> None:
-    samples = judging_samples(DEFAULT, held_out_volumes(data), 3)
+    samples = judging_samples(DEFAULT, held_out_volumes([data]), 3)
     assert list(samples) == ["boxes", "no boxes"]
     for kind, sources in samples.items():
         assert len(sources) == len(HELD_OUT)
         for batches in sources:
             assert sum(len(batch.truth) for batch in batches) == 3
             assert all(bool(batch.first_click.all()) is (kind == "no boxes") for batch in batches)
-    again = judging_samples(DEFAULT, held_out_volumes(data), 3)
+    again = judging_samples(DEFAULT, held_out_volumes([data]), 3)
     assert torch.equal(samples["boxes"][0][0].channels, again["boxes"][0][0].channels)
 
 
 def test_a_network_is_judged_after_the_box_and_after_each_click(data: Path) -> None:
-    samples = judging_samples(DEFAULT, held_out_volumes(data)[:1], 2)
+    samples = judging_samples(DEFAULT, held_out_volumes([data])[:1], 2)
     network = Brightest(after=CLICKS)
     figures = judge(network, DEFAULT.model.style, {"boxes": samples["boxes"]})["boxes"]
     assert network.asked == CLICKS + 1
