@@ -169,7 +169,7 @@ def copied(once: Path, store: Path, copies: int) -> list[bytes]:
 
 
 def load(store: Path, workers: int) -> None:
-    """What a run does until its first steps; ends when each worker has made 80 samples, of more cases than it keeps at hand."""
+    """What a run's loader does until each worker has made 80 samples, of more cases than it keeps at hand."""
     began = time.process_time()
     volumes = StoredVolumes(store, read_index(store).values())
     steps = Steps(volumes, replace(DEFAULT, batch=2), seed=0)

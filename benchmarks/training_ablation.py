@@ -1,39 +1,42 @@
 """``python -m benchmarks.training_ablation``: short runs with one thing changed each, judged on sources left out.
 
-Every run begins from the same weights and sees the same number of samples, with two seeds. What is judged is a few
-cases of each source of ``HELD_OUT``, of which no run sees anything: the mean over cases of the Dice after the last
-click, with boxes and without. The weights that the runs begin with have a row of their own. Takes minutes a run and
-goes on where it stopped; TABLE.md in the output folder grows.
+Every run begins from the same weights, or from scratch, and sees the same number of samples; each change has a run a
+seed. What judges are samples of the sources of :data:`HELD_OUT`, of which no run sees anything: the same ones for all
+runs, seen by the coarse pass, in windows as inference places them, clicked on as the challenge does, on the run's own
+device. So a GPU that is lent for minutes is enough. An interrupted table goes on where it stopped: TABLE.md grows.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from evaluation.__main__ import main as evaluation
-from evaluation.groups import GroupFigures, group_figures
-from evaluation.results import ResultsFolder
-from evaluation.simulated_user import box_from_mask
-from inference import checkpoint
+from evaluation.groups import WORST_PART, is_harmful
 from inference.atomic import replacing
 from inference.case import CaseError
+from inference.checkpoint import CheckpointError
 from inference.command import Parser, run
 from inference.model import load_model
-from inference.npz import read_array
+from inference.network import NetworkConfig
+from inference.prompts import PromptStyle
 from training.config import DEFAULT, TrainingConfig
-from training.dataset import SMALLEST_OBJECT, by_source, load_volumes, source_of
+from training.dataset import Volume, by_source, find_cases, load_volume, load_volumes, source_of
+from training.interaction import log_odds, simulate
 from training.lock import FolderInUseError
 from training.loop import Run, half_precision_pays, train
-from training.shapes.library import load_shapes
+from training.render import Batch
+from training.shapes.library import LabelMap, load_shapes
 from training.state import ResumeError
+from training.stream import Steps
 
 HELD_OUT = (
     "CT_TPTBox",
@@ -44,18 +47,22 @@ HELD_OUT = (
     "MR_mouseTg4510",
     "Microscopy_vesselNN",
 )
-"""Sources that the weights which the runs begin with have never seen: bones, organs, tissue, folds, vessels."""
+"""Bones, organs, tissue, folds, vessels. Weights to begin with must not have seen them either."""
 
-OBJECTS = 4
-"""Of a case."""
+CLICKS = 5
+"""Of the simulated user, as in the challenge."""
 
-SEEDS = (0, 1)
+JUDGING_SEED = 2**20
 
 Change = Callable[[TrainingConfig], TrainingConfig]
 
 
 def _sampling(**changes: object) -> Change:
     return lambda config: replace(config, sampling=replace(config.sampling, **changes))
+
+
+def _wider(config: TrainingConfig) -> TrainingConfig:
+    return replace(config, model=replace(config.model, network=scaled(config.model.network, 1.5)))
 
 
 VARIANTS: dict[str, tuple[str, Change]] = {
@@ -67,103 +74,183 @@ VARIANTS: dict[str, tuple[str, Change]] = {
     "no-shapes": ("no label maps without images", _sampling(shapes=0.0)),
     "no-procedural": ("no procedural shapes", _sampling(procedural=0.0)),
     "no-regions": ("no regions", _sampling(regions=0.0)),
+    "no-synthesis": ("no images made anew from their labels", _sampling(synthetic=0.0)),
     "one-click": ("at most one round of clicks", _sampling(clicks=(0.5, 0.5))),
+    "hard-clicks": ("a further round for the worse half of a batch", _sampling(hard_clicks=1)),
     "challenge-clicks": ("clicks always as the challenge places them", _sampling(human_clicks=0.0)),
     "files-alike": ("all files alike, sources not balanced", _sampling(modalities=())),
-    "patch-64": (
-        "patch 64³, as many voxels",
-        lambda config: replace(config, batch=3, finer_batch=1, model=replace(config.model, patch=(64, 64, 64))),
-    ),
+    "wider": ("1.5 times the channels", _wider),
+    "patch-64": ("patch 64³", lambda config: replace(config, model=replace(config.model, patch=(64, 64, 64)))),
 }
 """Name -> what is changed, and the change."""
 
 INIT = "init"
-"""The weights that the runs begin with, which are only evaluated."""
+"""The weights that the runs begin with, which are only judged."""
 
 
-def held_out_cases(data: Path, out: Path) -> None:
-    """Writes the cases that judge: two of each source, a few objects each, with boxes as the challenge makes them.
+@dataclass(frozen=True)
+class Figures:
+    """What weights reach on the samples that judge, all with boxes or all without: means of sources.
 
-    Raises:
-        CaseError: a case cannot be used.
+    Args:
+        first: Dice in the patch just after the box, or after the first click.
+        final: after five clicks.
+        worst_tenth: mean of the tenth of the samples that are lowest after five clicks.
+        harmful: share of clicks after which the Dice was lower by more than 0.01.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    found = by_source(sorted(path for path in data.glob("*.npz") if source_of(path) in HELD_OUT), source_of)
-    if missing := set(HELD_OUT) - found.keys():
-        raise CaseError(f"{data}: no case of {', '.join(sorted(missing))}; expected the sources that are held out")
-    for paths in found.values():
-        # The first and one from the middle: neighbours are often of one subject.
-        for path in dict.fromkeys((paths[0], paths[len(paths) // 2])):
-            if not (out / path.name).exists():
-                _write_case(path, out / path.name)
+
+    first: float
+    final: float
+    worst_tenth: float
+    harmful: float
 
 
-def _write_case(path: Path, target: Path) -> None:
-    random = np.random.default_rng(0)
-    labels = read_array(path, "gts")
-    counts = np.bincount(labels.ravel())
-    known = [label for label in range(1, len(counts)) if counts[label] >= SMALLEST_OBJECT]
-    chosen = sorted(random.choice(known, min(OBJECTS, len(known)), replace=False).tolist())
-    numbers = np.zeros(len(counts), np.uint8)
-    numbers[chosen] = range(1, len(chosen) + 1)
-    content: dict[str, Any] = {
-        "imgs": read_array(path, "imgs"),
-        "gts": numbers[labels],
-        "spacing": read_array(path, "spacing"),
+Samples = dict[str, list[list[Batch]]]
+"""``boxes`` and ``no boxes`` -> the batches of each source."""
+
+
+def judging_samples(config: TrainingConfig, volumes: Sequence[Volume], samples: int) -> Samples:
+    """The samples of a configuration's patch that judge, so many a source, on the CPU."""
+    return {
+        kind: [
+            Steps(each, _judging(config, samples, no_box), JUDGING_SEED)[0].batches
+            for each in by_source(volumes, lambda volume: volume.source).values()
+        ]
+        for kind, no_box in (("boxes", 0.0), ("no boxes", 1.0))
     }
-    content["boxes"] = np.array([box_from_mask(content["gts"] == label, random) for label in range(1, len(chosen) + 1)])
-    with replacing(target) as unfinished, unfinished.open("wb") as file:
-        np.savez_compressed(file, **content)
 
 
-def run_variant(name: str, seed: int, options: argparse.Namespace, cases: Path) -> None:
-    """Trains and evaluates a variant; what is done already is left as it is."""
+def judge(network: nn.Module, style: PromptStyle, samples: Samples) -> dict[str, Figures]:
+    """Judges a network, which is on its device; returns figures of ``boxes`` and ``no boxes``."""
+    device = next(network.parameters()).device
+    figures = {}
+    for kind, sources in samples.items():
+        dices = [np.concatenate([_dices(network, batch, style, device) for batch in source]) for source in sources]
+        finals = np.sort(np.concatenate(dices)[:, -1])
+        changes = np.concatenate([np.diff(each).ravel() for each in dices])
+        figures[kind] = Figures(
+            float(np.mean([each[:, 0].mean() for each in dices])),
+            float(np.mean([each[:, -1].mean() for each in dices])),
+            float(finals[: math.ceil(WORST_PART * len(finals))].mean()),
+            float(np.mean([is_harmful(change) for change in changes])),
+        )
+    return figures
+
+
+def _judging(config: TrainingConfig, samples: int, no_box: float) -> TrainingConfig:
+    """Labelled objects as they are, in forwards of few samples."""
+    sampling = replace(
+        config.sampling,
+        no_box=no_box,
+        no_prompt=0.0,
+        modalities=(),
+        perfect_window=1.0,
+        augment=False,
+        synthetic=0.0,
+        procedural=0.0,
+        shapes=0.0,
+        regions=0.0,
+        merged=0.0,
+        refinement=0.0,
+        finer_look=0.0,
+    )
+    batch = min(samples, 8)
+    return replace(config, sampling=sampling, batch=batch, accumulate=math.ceil(samples / batch))
+
+
+@torch.no_grad()
+def _dices(network: nn.Module, batch: Batch, style: PromptStyle, device: torch.device) -> np.ndarray:
+    """The Dice (N, runs) of each sample after the box, if it has one, and after each click."""
+    batch = Batch(batch.channels.to(device), batch.truth.to(device), batch.first_click)
+    masks: list[Tensor] = []
+
+    def remembered(channels: Tensor) -> Tensor:
+        logits = network(channels)
+        masks.append(log_odds(logits) > 0)
+        return logits
+
+    rounds = CLICKS - bool(batch.first_click.all())
+    remembered(simulate(remembered, batch, rounds, style))
+    both = [(mask & batch.truth).flatten(1).sum(1) for mask in masks]
+    either = [mask.flatten(1).sum(1) + batch.truth.flatten(1).sum(1) for mask in masks]
+    return torch.stack([2 * b / e.clamp_min(1) for b, e in zip(both, either)], dim=1).cpu().numpy()
+
+
+def scaled(network: NetworkConfig, width: float) -> NetworkConfig:
+    """A network of so many times the channels."""
+    return replace(network, features=tuple(max(round(width * n), 4) for n in network.features))
+
+
+def run_variant(
+    name: str,
+    seed: int,
+    options: argparse.Namespace,
+    volumes: Sequence[Volume],
+    shapes: Sequence[LabelMap],
+    judging: Callable[[TrainingConfig], Samples],
+) -> None:
+    """Trains and judges a variant; what is done already is left as it is."""
     out = options.out / f"{name}-{seed}"
-    if not (out / "done").exists():
-        config = VARIANTS[name][1](replace(DEFAULT, learning_rate=options.learning_rate, warmup=20))
-        network, model = load_model(options.init)
-        config = replace(config, model=replace(config.model, network=model.network))
-        device = torch.device("cpu")
-        # A step of either kind counts as the mean of both, so that all runs see about as many samples.
-        share = config.sampling.finer_look
-        steps = round(options.samples / (share * config.finer_batch + (1 - share) * config.batch))
-        run = Run(out, device, steps, seed=seed, mixed_precision=half_precision_pays(device))
-        volumes = load_volumes(options.data, exclude=HELD_OUT)
-        train(config, volumes, run, network.state_dict(), load_shapes(options.shapes))
-        (out / "done").touch()
-    evaluate(f"{name}-{seed}", out / "weights.pt", options.out, cases)
+    if (out / "figures.json").exists():
+        return
+    base, initial = _begun(options)
+    config = VARIANTS[name][1](base)
+    device = torch.device(options.device)
+    # A step of either kind counts as the mean of both, so that all runs see about as many samples.
+    share = config.sampling.finer_look
+    steps = round(options.samples / (share * config.finer_batch + (1 - share) * config.batch))
+    half = half_precision_pays(device)
+    limits = Run(out, device, steps, seed=seed, mixed_precision=half, workers=options.workers, checkpoint_every=300)
+    outcome = train(config, volumes, limits, initial, shapes)
+    if outcome.signal is not None:
+        raise KeyboardInterrupt
+    _write_figures(out, judge(outcome.weights.eval(), config.model.style, judging(config)))
+    (out / "last.pt").unlink()
 
 
-def evaluate(name: str, weights: Path, out: Path, cases: Path) -> None:
-    """Evaluates weights with boxes and without.
+def _begun(options: argparse.Namespace) -> tuple[TrainingConfig, dict[str, Tensor] | None]:
+    """The configuration of all runs before anything is changed, and the weights that they begin with."""
+    sampling = replace(DEFAULT.sampling, finer_look=options.finer_look)
+    config = replace(DEFAULT, sampling=sampling, learning_rate=options.learning_rate, warmup=20, batch=options.batch)
+    if options.init is None:
+        network = scaled(config.model.network, options.width)
+        return replace(config, model=replace(config.model, network=network)), None
+    weights, model = load_model(options.init)
+    return replace(config, model=replace(config.model, network=model.network)), weights.state_dict()
 
-    Raises:
-        CaseError: the evaluation failed; it has said why.
-    """
-    arguments = ["run", "--cases", str(cases), "--results", str(out / "results"), "--name", name]
-    arguments += ["--weights", str(weights), "--seconds-per-class", "3600"]
-    for drop in ([], ["--drop-boxes"]):
-        if evaluation([*arguments, *drop]):
-            raise CaseError(f"{weights}: the evaluation failed, see above")
+
+def _write_figures(out: Path, figures: dict[str, Figures]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / "figures.json") as unfinished:
+        unfinished.write_text(json.dumps({kind: asdict(each) for kind, each in figures.items()}), encoding="utf-8")
 
 
 def table(out: Path) -> str:
-    """Returns all runs that are done, as Markdown: means over modalities of what is held out."""
+    """Returns all runs that are done, as Markdown; a change that has several seeds has a row of their mean, too."""
     lines = [
-        "| changed | seed | boxes: DSC Final | NSD Final | worst tenth | harmful clicks "
-        "| no boxes: DSC Final | NSD Final | worst tenth | harmful clicks |",
+        "| changed | seed | boxes: first | final | worst tenth | harmful clicks "
+        "| no boxes: first | final | worst tenth | harmful clicks |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    runs = [("the weights that the runs begin with", "–", INIT)]
-    runs += [(what, str(seed), f"{name}-{seed}") for name, (what, _) in VARIANTS.items() for seed in SEEDS]
-    for what, seed, name in runs:
-        folder = out / "results" / name
-        results = ResultsFolder(folder).read_all() if folder.exists() else []
-        by_boxes = [[result for result in results if result.has_boxes is boxes] for boxes in (True, False)]
-        if all(by_boxes):
-            cells = " | ".join(_cells(group_figures(each)) for each in by_boxes)
-            lines.append(f"| {what} | {seed} | {cells} |")
+    runs = [("the weights that the runs begin with", out / INIT)]
+    for name, (what, _) in VARIANTS.items():
+        runs += [(what, folder) for folder in sorted(out.glob(f"{name}-[0-9]*"))]
+    rows: dict[str, list[np.ndarray]] = {}
+    for what, folder in runs:
+        if (folder / "figures.json").exists():
+            content = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+            values = np.array([list(content[kind].values()) for kind in ("boxes", "no boxes")])
+            rows.setdefault(what, []).append(values)
+            seed = "–" if folder.name == INIT else folder.name.rpartition("-")[2]
+            lines.append(f"| {what} | {seed} | {_cells(values)} |")
+            if len(rows[what]) > 1:
+                mean = np.mean(rows[what], axis=0)
+                lines.append(f"| **{what}** | mean of {len(rows[what])} | {_cells(mean)} |")
     return "\n".join(lines) + "\n"
+
+
+def _cells(values: np.ndarray) -> str:
+    return " | ".join(" | ".join([*(f"{value:.3f}" for value in row[:3]), f"{row[3]:.1%}"]) for row in values)
 
 
 def _write_table(out: Path) -> None:
@@ -171,37 +258,65 @@ def _write_table(out: Path) -> None:
         unfinished.write_text(table(out), encoding="utf-8")
 
 
-def _cells(figures: GroupFigures) -> str:
-    values = (figures.scores.dsc_final, figures.scores.nsd_final, figures.worst_tenth)
-    return " | ".join(f"{value:.3f}" for value in values) + f" | {figures.harmful_share:.1%}"
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs the variants."""
     parser = Parser("python -m benchmarks.training_ablation", __doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of *.npz with imgs and gts")
-    parser.add_argument("--shapes", type=Path, required=True, help="folder of *.npz with gts only")
-    parser.add_argument("--init", type=Path, default=Path("weights/default.pt"), help="(default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs, scores and TABLE.md")
-    parser.add_argument("--samples", type=int, default=1600, help="of a run (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=4e-4, help="(default: %(default)s)")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of *.npz with imgs and gts")
+    parser.add_argument("--shapes", type=Path, nargs="+", required=True, help="folders of *.npz with gts only")
+    parser.add_argument("--init", type=Path, help="weights that never saw what is held out (default: from scratch)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs, figures and TABLE.md")
+    parser.add_argument("--samples", type=int, default=12_800, help="of a run (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="samples a step (default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="(default: %(default)s)")
+    parser.add_argument("--width", type=float, default=1.0, help="of the network, from scratch (default: %(default)s)")
+    parser.add_argument("--finer-look", type=float, default=0.0, help="share of steps (default: %(default)s)")
+    parser.add_argument("--judging", type=int, default=24, help="samples a source that judge (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1), help="(default: 0 1)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw samples (default: %(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     names = (INIT, *VARIANTS)
     parser.add_argument(
         "--only", nargs="+", choices=names, default=names, metavar="VARIANT", help=f"some of: {', '.join(names)}"
     )
     options = parser.parse_args(arguments)
-    cases = options.out / "held_out"
-    held_out_cases(options.data, cases)
-    if INIT in options.only:
-        evaluate(INIT, options.init, options.out, cases)
-        _write_table(options.out)
-    for seed in SEEDS:  # All with one seed first: a table that is cut short compares like with like.
+    judges, made = held_out_volumes(options.data), {}
+
+    def judging(config: TrainingConfig) -> Samples:
+        """Made once for each size of patch."""
+        patch = config.model.patch
+        if patch not in made:
+            made[patch] = judging_samples(config, judges, options.judging)
+        return made[patch]
+
+    if INIT in options.only and options.init is not None:
+        network, model = load_model(options.init)
+        config = replace(DEFAULT, model=replace(DEFAULT.model, network=model.network))
+        _write_figures(options.out / INIT, judge(network.to(options.device), model.style, judging(config)))
+    volumes = load_volumes(options.data, exclude=HELD_OUT)
+    shapes = [each for folder in options.shapes for each in load_shapes(folder)]
+    for seed in options.seeds:  # All with one seed first: a table that is cut short compares like with like.
         for name in (name for name in options.only if name != INIT):
-            run_variant(name, seed, options, cases)
+            run_variant(name, seed, options, volumes, shapes, judging)
             _write_table(options.out)
+    _write_table(options.out)
     print(table(options.out))
     return 0
 
 
+def held_out_volumes(data: Sequence[Path]) -> list[Volume]:
+    """The volumes that judge: up to four of each source, apart from each other in their order.
+
+    Raises:
+        CaseError: a source is missing.
+    """
+    found = by_source([path for path in find_cases(data) if source_of(path) in HELD_OUT], source_of)
+    if missing := set(HELD_OUT) - found.keys():
+        folders, names = (", ".join(map(str, each)) for each in (data, sorted(missing)))
+        raise CaseError(f"{folders}: no case of {names}; expected the sources that are held out")
+    # Neighbours are often of one subject.
+    chosen = [path for paths in found.values() for path in paths[:: max(len(paths) // 4, 1)][:4]]
+    return [load_volume(path) for path in chosen]
+
+
 if __name__ == "__main__":
-    sys.exit(run(main, CaseError, checkpoint.CheckpointError, FolderInUseError, ResumeError))
+    sys.exit(run(main, CaseError, CheckpointError, FolderInUseError, ResumeError))

@@ -16,6 +16,7 @@ class Sampling:
 
     Args:
         clicks: probability of 0, 1, 2, … rounds of prediction and simulated click (equation 5), a draw a batch.
+        hard_clicks: further rounds for the samples of a batch whose Dice is not above its median.
         human_clicks: share of steps whose clicks lie as people place them (:data:`training.device_clicks.HUMAN`): not
             always at the deepest voxel, nor always on the largest error.
         no_box: share of samples without a box; their first click comes before any prediction.
@@ -41,6 +42,7 @@ class Sampling:
     """
 
     clicks: tuple[float, ...]
+    hard_clicks: int
     human_clicks: float
     no_box: float
     no_prompt: float
@@ -101,6 +103,7 @@ PAPER = TrainingConfig(
     model=ModelConfig(network=FULL, patch=(192, 192, 192), style=PAPER_STYLE, isotropic_zoom=True),
     sampling=Sampling(
         clicks=(0.5, 0.5),
+        hard_clicks=0,
         human_clicks=0.0,
         no_box=0.0,
         no_prompt=0.0,
@@ -140,6 +143,7 @@ DEFAULT = TrainingConfig(
     ),
     sampling=Sampling(
         clicks=(0.3, 0.25, 0.15, 0.12, 0.1, 0.08),
+        hard_clicks=0,
         human_clicks=0.25,
         no_box=0.5,
         no_prompt=0.02,

@@ -26,6 +26,7 @@ def simulate(
     style: PromptStyle,
     placement: Placement = CHALLENGE,
     generator: torch.Generator | None = None,
+    hard_clicks: int = 0,
 ) -> Tensor:
     """Lets the simulated user click on what the network makes of the samples (equations 5 to 10).
 
@@ -36,11 +37,12 @@ def simulate(
     Args:
         placement: where in an error the clicks are.
         generator: of the batch's device, for what is drawn; None for PyTorch's own.
+        hard_clicks: further rounds for samples whose Dice is not above the batch's median.
 
     Returns:
         (N, 8, D, H, W): the batch's channels with previous masks and clicks drawn. The batch is not changed.
     """
-    return _simulated(network, batch, clicks, style, placement, generator)[0]
+    return _simulated(network, batch, clicks, style, placement, generator, hard_clicks)[0]
 
 
 def look_finer(
@@ -51,17 +53,19 @@ def look_finer(
     finer: int,
     placement: Placement = CHALLENGE,
     generator: torch.Generator | None = None,
+    hard_clicks: int = 0,
 ) -> Tensor:
     """What the network sees when it looks again, ``finer`` times as finely, at what it has seen coarsely.
 
     Args:
         batch: of the finer patches; the coarse look, with its clicks, is made here.
-        placement: as in :func:`simulate`, and so ``generator``.
+        placement: as in :func:`simulate`, and so ``generator`` and ``hard_clicks``.
 
     Returns:
         (N, 8, D, H, W), fine: the batch's channels, the clicks, and the coarse look's probabilities as previous mask.
     """
-    coarse_channels, made = _simulated(network, coarser(batch, finer), clicks, style, placement, generator)
+    coarse = coarser(batch, finer)
+    coarse_channels, made = _simulated(network, coarse, clicks, style, placement, generator, hard_clicks)
     with torch.no_grad():
         seen = log_odds(network(coarse_channels))
     channels = batch.channels.clone()
@@ -86,6 +90,7 @@ def _simulated(
     style: PromptStyle,
     placement: Placement,
     generator: torch.Generator | None,
+    hard_clicks: int,
 ) -> tuple[Tensor, list[BatchClicks]]:
     """As :func:`simulate`; also the clicks, in voxels of the patch, in the order in which they were made."""
     channels = batch.channels.contiguous().clone()
@@ -94,13 +99,21 @@ def _simulated(
     # Asking a tensor on a GPU whether any sample wants a click would wait for it.
     if batch.first_click.is_cuda or batch.first_click.any():
         made.append(_click(channels, torch.zeros_like(batch.truth), batch.truth, style, placement, generator, wanted))
-    for _ in range(clicks):
+    for turn in range(clicks + hard_clicks):
         with torch.no_grad():
             prediction = log_odds(network(channels)) > 0
-        channels[:, PREVIOUS] = prediction
-        everyone = torch.ones_like(wanted)
-        made.append(_click(channels, prediction, batch.truth, style, placement, generator, everyone))
+        wanted = torch.ones_like(wanted) if turn < clicks else _hard(prediction, batch.truth)
+        previous = channels[:, PREVIOUS]
+        channels[:, PREVIOUS] = torch.where(wanted[:, None, None, None], prediction.to(previous.dtype), previous)
+        made.append(_click(channels, prediction, batch.truth, style, placement, generator, wanted))
     return channels, made
+
+
+def _hard(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Which samples (N,) of masks (N, D, H, W) have a Dice that is not above the median's."""
+    both, sizes = (masks.flatten(1).sum(1) for masks in (prediction & truth, prediction.int() + truth.int()))
+    dice = 2 * both / sizes.clamp_min(1)
+    return dice <= dice.median()
 
 
 def _click(

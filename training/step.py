@@ -93,11 +93,14 @@ def accumulate(
         unsynchronized = isinstance(forward, DistributedDataParallel) and not last
         with forward.no_sync() if unsynchronized else nullcontext():
             with torch.autocast(run.device.type, dtype, enabled=run.mixed_precision):
+                hard = config.sampling.hard_clicks
                 if drawn.finer_look:
                     finer = config.model.finer
-                    channels = look_finer(state.network, batch, drawn.clicks, style, finer, drawn.placement, random)
+                    channels = look_finer(
+                        state.network, batch, drawn.clicks, style, finer, drawn.placement, random, hard
+                    )
                 else:
-                    channels = simulate(state.network, batch, drawn.clicks, style, drawn.placement, random)
+                    channels = simulate(state.network, batch, drawn.clicks, style, drawn.placement, random, hard)
                 odds = log_odds(forward(channels))
             truth = batch.truth.float()
             loss = segmentation_loss(odds, truth)

@@ -1,7 +1,8 @@
 """`python -m benchmarks.rehearsal.emulation`: steps of training and a case of inference on an emulated CUDA device.
 
 For a step of each kind: the loss, kernel launches, and what made the host wait for the device, with the line; more than
-a bound of either fails. Then the state is saved and loaded, and a case is segmented on the device and on the CPU.
+a bound of either fails. Then the state is saved and loaded, a network is judged as short runs are, and a case is
+segmented on the device and on the CPU.
 Needs what :mod:`benchmarks.rehearsal.environment` sets up; `make rehearse` does.
 """
 
@@ -16,8 +17,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.rehearsal.device import CUDA, Counts, CudaTensor, emulated
+from benchmarks.training_ablation import judge, judging_samples
 from inference import deadline
 from inference.command import run
+from inference.network import ResidualEncoderUNet
 from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.doctor import WEIGHTS, agreement, write_synthetic
@@ -34,7 +37,8 @@ MOST_LAUNCHES = 2500
 SMALL = replace(DEFAULT, model=replace(DEFAULT.model, patch=(32, 32, 32)), batch=2, finer_batch=1)
 """The embedded weights' network, whose launches do not depend on the patch."""
 
-CLICKS = 2
+CLICKS = 1
+"""Rounds for all samples; a further one is for hard ones."""
 
 
 def main() -> int:
@@ -47,6 +51,7 @@ def main() -> int:
         deadline.Watchdog.run = lambda self, compute, seconds: compute()
         with emulated() as counts:
             fine = [step_of(kind, volumes, folder / str(kind), counts) for kind in (False, True)]
+            print(f"judged: {judged(volumes)}", flush=True)
             print(f"inference: {agreement(data, WEIGHTS, CUDA)}", flush=True)
     return 0 if all(fine) else 1
 
@@ -58,7 +63,7 @@ def step_of(fine_pass: bool, volumes: list[Volume], out: Path, counts: Counts) -
         whether it is within the bounds.
     """
     clicks = tuple(float(count == CLICKS) for count in range(CLICKS + 1))
-    config = replace(SMALL, sampling=replace(SMALL.sampling, finer_look=float(fine_pass), clicks=clicks))
+    config = replace(SMALL, sampling=replace(SMALL.sampling, finer_look=float(fine_pass), clicks=clicks, hard_clicks=1))
     run = Run(out, CUDA, steps=2, workers=0)
     out.mkdir()
     state = begin(config, run, None)
@@ -86,6 +91,13 @@ def step_of(fine_pass: bool, volumes: list[Volume], out: Path, counts: Counts) -
     if elsewhere:
         print(f"    FAIL: parameters that are not on the device: {', '.join(elsewhere[:3])}")
     return within and not elsewhere and math.isfinite(value)
+
+
+def judged(volumes: list[Volume]) -> str:
+    """What a fresh network reaches on two samples of a volume."""
+    network = ResidualEncoderUNet(SMALL.model.network).to(CUDA).eval()
+    figures = judge(network, SMALL.model.style, judging_samples(SMALL, volumes[:1], 2))
+    return ", ".join(f"{kind}: Dice {each.first:.3f} to {each.final:.3f}" for kind, each in figures.items())
 
 
 def _saved_and_loaded(state, config: TrainingConfig, run: Run) -> str:

@@ -1,15 +1,27 @@
 """Short runs with one thing changed: what judges them, and the table of those that are done."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from benchmarks import training_ablation
-from benchmarks.training_ablation import HELD_OUT, INIT, OBJECTS, VARIANTS, held_out_cases, main, table
-from evaluation.cases import read_evaluation_case
-from evaluation.results import CaseResult, ResultsFolder, StepResult
+from benchmarks.training_ablation import (
+    CLICKS,
+    HELD_OUT,
+    VARIANTS,
+    held_out_volumes,
+    judge,
+    judging_samples,
+    main,
+    scaled,
+)
 from inference.case import CaseError
+from inference.network import NetworkConfig
+from inference.prompts import IMAGE
 from training.config import DEFAULT
 
 
@@ -18,70 +30,83 @@ def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
     labels = np.zeros((8, 24, 24), np.uint8)
-    for number in range(6):
-        labels[2:6, 4 * number : 4 * number + 3, 5:9] = number + 2
-    for source in HELD_OUT:
-        for patient in range(3):
-            arrays = {"imgs": labels * 20, "gts": labels, "spacing": np.ones(3)}
+    for number in range(3):
+        labels[2:6, 8 * number : 8 * number + 6, 5:15] = number + 2
+    for source in (*HELD_OUT, "CT_other"):
+        for patient in range(2):
+            arrays = {"imgs": (labels > 0) * np.uint8(100), "gts": labels, "spacing": np.ones(3)}
             np.savez_compressed(folder / f"{source}_{patient}.npz", **arrays)
     return folder
 
 
-def test_the_cases_that_judge_hold_a_few_objects_with_boxes(data: Path, tmp_path: Path):
-    held_out_cases(data, tmp_path / "out")
-    written = sorted((tmp_path / "out").iterdir())
-    assert len(written) == 2 * len(HELD_OUT)
-    case = read_evaluation_case(written[0])
-    assert case.classes == OBJECTS and case.has_boxes
-    for label, prompts in enumerate(case.objects, start=1):
-        z, y, _ = np.nonzero(case.truth == label)
-        assert (prompts.box.lower[0], prompts.box.upper[0]) == (z.min(), z.max()) == (2, 5)
-        assert prompts.box.lower[1] <= y.min() and prompts.box.upper[1] >= y.max()
+class Brightest(nn.Module):
+    """Says that all that is brighter than the image's mean is the object; ``after`` forwards it says the opposite."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.after, self.asked = after, 0
+
+    def forward(self, channels: Tensor) -> Tensor:
+        self.asked += 1
+        sign = 1 if self.asked <= self.after else -1
+        image = channels[:, IMAGE]
+        return torch.stack([torch.zeros_like(image), sign * self.scale * image], dim=1)
 
 
-def test_a_source_that_is_missing_is_named(data: Path, tmp_path: Path):
+def test_a_source_that_is_missing_is_named(data: Path) -> None:
     for path in data.glob(f"{HELD_OUT[2]}_*"):
         path.unlink()
     with pytest.raises(CaseError, match=f"no case of {HELD_OUT[2]}; expected"):
-        held_out_cases(data, tmp_path / "out")
+        held_out_volumes([data])
 
 
-def test_every_variant_changes_something():
+def test_what_judges_is_every_source_with_and_without_boxes(data: Path) -> None:
+    samples = judging_samples(DEFAULT, held_out_volumes([data]), 3)
+    assert list(samples) == ["boxes", "no boxes"]
+    for kind, sources in samples.items():
+        assert len(sources) == len(HELD_OUT)
+        for batches in sources:
+            assert sum(len(batch.truth) for batch in batches) == 3
+            assert all(bool(batch.first_click.all()) is (kind == "no boxes") for batch in batches)
+    again = judging_samples(DEFAULT, held_out_volumes([data]), 3)
+    assert torch.equal(samples["boxes"][0][0].channels, again["boxes"][0][0].channels)
+
+
+def test_a_network_is_judged_after_the_box_and_after_each_click(data: Path) -> None:
+    samples = judging_samples(DEFAULT, held_out_volumes([data])[:1], 2)
+    network = Brightest(after=CLICKS)
+    figures = judge(network, DEFAULT.model.style, {"boxes": samples["boxes"]})["boxes"]
+    assert network.asked == CLICKS + 1
+    assert figures.first > 0.3 > figures.final
+    assert figures.worst_tenth <= figures.final
+    assert figures.harmful == pytest.approx(1 / CLICKS)
+    network = Brightest(after=99)
+    judge(network, DEFAULT.model.style, {"no boxes": samples["no boxes"]})
+    assert network.asked == CLICKS
+
+
+def test_every_variant_changes_something() -> None:
     assert [name for name, (_, change) in VARIANTS.items() if change(DEFAULT) == DEFAULT] == ["default"]
 
 
-def write_results(folder: Path) -> None:
-    results = ResultsFolder(folder, {})
-    for boxes in (True, False):
-        steps = tuple(
-            StepResult(1.0, dsc, dsc, (((0, 0, 0), True),), object_dsc=(dsc,)) for dsc in (0.5, 0.6, 0.4, 0.7, 0.8, 0.9)
-        )
-        result = CaseResult("CT_a_b.npz", 1, boxes, not boxes, 90.0, steps if boxes else steps[1:])
-        results.write(result, [])
+def test_a_network_of_half_the_channels() -> None:
+    assert scaled(NetworkConfig((16, 32), (1, 1)), 0.5) == NetworkConfig((8, 16), (1, 1))
 
 
-FIGURES = "0.900 | 0.900 | 0.900 | 16.7% | 0.900 | 0.900 | 0.900 | 20.0% |"
-
-
-def test_the_table_has_a_row_a_run_with_both_kinds_of_cases(tmp_path: Path):
-    assert table(tmp_path).count("\n") == 2
-    write_results(tmp_path / "results" / "default-0")
-    assert table(tmp_path).splitlines()[2] == f"| nothing | 0 | {FIGURES}"
-
-
-def test_the_weights_that_the_runs_begin_with_are_only_evaluated(data: Path, tmp_path: Path, monkeypatch):
-    asked = []
-
-    def evaluation(arguments: list[str]) -> int:
-        asked.append(arguments)
-        write_results(tmp_path / "out" / "results" / INIT)
-        return 0
-
-    monkeypatch.setattr(training_ablation, "evaluation", evaluation)
-    monkeypatch.setattr(training_ablation, "train", None)
-    folders = ["--data", str(data), "--shapes", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert main([*folders, "--init", "some.pt", "--only", "init"]) == 0
-    assert ["--drop-boxes" in arguments for arguments in asked] == [False, True]
-    assert all(arguments[arguments.index("--weights") + 1] == "some.pt" for arguments in asked)
-    rows = (tmp_path / "out" / "TABLE.md").read_text(encoding="utf-8").splitlines()
-    assert rows[2:] == [f"| the weights that the runs begin with | – | {FIGURES}"]
+def test_the_runs_and_their_table(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(DEFAULT.model, network=NetworkConfig((8, 16), (1, 1)), patch=(16, 16, 16))
+    monkeypatch.setattr(training_ablation, "DEFAULT", replace(DEFAULT, model=small))
+    monkeypatch.setattr(training_ablation, "HELD_OUT", HELD_OUT[:2])
+    words = ["--data", str(data), "--shapes", str(data), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    words += ["--samples", "1", "--batch", "1", "--judging", "1", "--width", "0.5", "--seeds", "0"]
+    assert main([*words, "--only", "default"]) == 0
+    first = (tmp_path / "out" / "TABLE.md").read_text(encoding="utf-8").splitlines()
+    assert len(first) == 3 and first[2].startswith("| nothing | 0 | 0.")
+    capsys.readouterr()
+    assert main([*words, "--only", "default", "hard-clicks"]) == 0
+    assert "default" not in capsys.readouterr().err
+    table = (tmp_path / "out" / "TABLE.md").read_text(encoding="utf-8").splitlines()
+    assert table[2] == first[2] and table[3].startswith("| a further round")

@@ -92,7 +92,7 @@ INSTEAD = {
         "--nnodes 4 --nproc-per-node 8": "--nnodes 1 --nproc-per-node 2",
         "FIRST:29500": "localhost:0",
         "--init FOLDER": "--init weights/default.pt",
-        " --only default": " --samples 2 --only default",
+        " --only default": " --samples 1 --judging 1 --width 0.25 --only default",
     },
     GPU: {before: after.replace("--device cpu ", DEVICE) for before, after in SMALL.items()}
     | {

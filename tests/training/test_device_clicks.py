@@ -10,7 +10,15 @@ from torch import Tensor
 from evaluation.simulated_user import _depth, _largest_component, click_from_error
 from inference.case import Click
 from inference.geometry import bounding_box
-from inference.prompts import CLICK, CLICK_NEGATIVE, NNINTERACTIVE_STYLE, PAPER_STYLE, PromptStyle, draw_clicks
+from inference.prompts import (
+    CLICK,
+    CLICK_NEGATIVE,
+    NNINTERACTIVE_STYLE,
+    PAPER_STYLE,
+    PREVIOUS,
+    PromptStyle,
+    draw_clicks,
+)
 from inference.window import Window
 from training import device_clicks
 from training.device_clicks import BatchClicks, Placement, batch_clicks, draw, squared_distance
@@ -165,3 +173,19 @@ def test_only_samples_that_want_one_get_a_first_click():
         channels = simulate(lambda x: x[:, :2], batch, 0, style, placement)
         assert not channels[0].any()
         assert channels[1].nonzero().tolist() == [[CLICK, 3, 3, 3]]
+
+
+def test_the_worse_half_gets_further_clicks_and_nothing_else_changes():
+    truth = torch.zeros((3, 8, 8, 8), dtype=torch.bool)
+    truth[:, 2:5, 2:5, 2:5] = True
+    batch = Batch(torch.zeros((3, 8, 8, 8, 8)), truth, torch.tensor([False] * 3))
+    logits = torch.zeros((3, 2, 8, 8, 8))
+    logits[:, 1] = 2 * truth - 1.0
+    logits[1:, 1, 4] = logits[2, 1, 3] = -1.0  # The second misses a slice of three, the third two.
+    style = replace(PAPER_STYLE, radius=0)
+    for placement in (Placement(), Placement(spread=1e-3)):
+        channels = simulate(lambda x: logits, batch, 0, style, placement, hard_clicks=1)
+        assert not channels[0].any()
+        for index in (1, 2):
+            assert channels[index, CLICK].sum() == 1
+            assert torch.equal(channels[index, PREVIOUS] > 0, logits[index, 1] > 0)
