@@ -41,7 +41,7 @@ SMALL = 2**23
 OPEN = 64
 """Cases that a process keeps at hand, at most."""
 
-KEPT = 2**27
+KEPT = 2**26
 """Bytes of whole arrays that a process keeps at hand, at most, those of the case that it reads aside."""
 
 CASES, INDEX, SIDECAR = "cases", "index.jsonl", "case.json"
