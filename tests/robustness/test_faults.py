@@ -92,7 +92,7 @@ class TestFolders:
         process.inputs.chmod(0)
         run = process.run(*restricted)
         process.inputs.chmod(0o755)
-        assert run.returncode == 1
+        assert run.returncode == 2
         assert (
             run.stderr == f"error: {process.inputs}: cannot be read (Permission denied); expected a folder of cases\n"
         )
