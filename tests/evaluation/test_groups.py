@@ -95,8 +95,8 @@ def test_groups_stand_side_by_side_and_each_contestant_has_its_rows():
     assert finals == [[0.8, 0.4, None], [None, None, 0.1], [0.3, None, None]]
     assert list(by_group([ours])[0].figures) == [ALL]
     text = group_table(rows)
-    assert "ours, with boxes                      seen      unseen  in no folder" in text
-    assert "  DSC Final                         0.8000      0.4000             –" in text
+    assert "ours, with boxes                            seen      unseen  in no folder" in text
+    assert "  DSC Final                               0.8000      0.4000             –" in text
     assert all(len(line) <= 100 for line in text.splitlines())
 
 
