@@ -42,10 +42,10 @@ def _view(arguments: list[str], prog: str) -> int:
 
 def _predict(arguments: list[str], prog: str) -> int:
     """Wrong use is said before PyTorch is imported, which takes seconds."""
-    predict_options(arguments, prog)
-    from inference.__main__ import main as predict
+    chosen = predict_options(arguments, prog)
+    from inference.__main__ import predict
 
-    return predict(arguments, prog)
+    return predict(chosen)
 
 
 DESCRIPTION = "Interactive segmentation of 3D medical images: draw a box, click where the mask is wrong."

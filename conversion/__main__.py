@@ -194,10 +194,7 @@ def _source_with_stored_prompts(options: argparse.Namespace) -> Source:
         return read_source(options)
     try:
         earlier = read_prompt_file(options.mask)
-        completed = argparse.Namespace(**vars(options))  # Of another image's prompts, the options are not this image's.
-        completed.modality = options.modality or earlier.modality
-        completed.window = options.window or earlier.window
-        return read_source(completed, earlier)
+        return read_source(earlier.completed(options), earlier)
     except PromptFileError as error:  # The mask may still be this image's.
         print(f"{error}; the mask is shown without them")
         return read_source(options)

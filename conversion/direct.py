@@ -24,6 +24,7 @@ from inference.case import MAX_OBJECTS, Case
 from inference.command import Parser, run
 from inference.deadline import Deadline
 from inference.options import add_network_options
+from inference.prompt_types import counted
 
 if TYPE_CHECKING:
     from inference.refinement import ObjectReport
@@ -68,7 +69,7 @@ def main(arguments: list[str], prog: str = "segfm3d segment") -> int:
 def _segment(options: argparse.Namespace) -> int:
     # What can be known to be wrong is said before minutes are spent.
     check_is_no_case(options.image)
-    earlier = _take_up(options)
+    options, earlier = _take_up(options)
     check_mask_name(options.output, options.image)
     if options.preview is not None:
         _check_preview(options.preview)
@@ -112,8 +113,8 @@ def _check_preview(path: Path) -> None:
         ) from None
 
 
-def _take_up(options: argparse.Namespace) -> StoredPrompts | None:
-    """Completes the options by those of the run that ``--continue`` goes on from, and returns its prompts.
+def _take_up(options: argparse.Namespace) -> tuple[argparse.Namespace, StoredPrompts | None]:
+    """The options, completed by those of the run that ``--continue`` goes on from, and its prompts.
 
     Raises:
         ConversionError: its prompts cannot be read, or the options contradict each other.
@@ -123,15 +124,12 @@ def _take_up(options: argparse.Namespace) -> StoredPrompts | None:
         if options.previous is not None:
             raise ConversionError("--continue and --previous: expected one of them, the mask to go on from")
         earlier = read_prompt_file(options.continued)
+        options = earlier.completed(options)
         options.previous, options.output = options.continued, options.output or options.continued
-        options.modality = options.modality or earlier.modality
-        options.window = options.window or earlier.window
-        boxes = sum(item.box is not None for item in earlier.objects)
-        clicks = sum(len(item.clicks) for item in earlier.objects)
-        print(f"{earlier.path.name}: {boxes} box(es) and {clicks} click(s) of {len(earlier.objects)} object(s)")
+        print(f"{earlier.path.name}: {counted(earlier.objects)} of {len(earlier.objects)} object(s)")
     if options.output is None:
         raise ConversionError("nothing says where to write the mask; expected -o MASK, or --continue MASK")
-    return earlier
+    return options, earlier
 
 
 def _network(weights: Path, device: str) -> Segmenter:

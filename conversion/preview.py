@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from conversion.source import Source
 from conversion.volume import patient_ends
-from evaluation.orientation import Ends, draw_letters
+from evaluation.orientation import Ends, draw_letters, turned
 from evaluation.voxel_axes import draw_voxel_numbers
 from inference.atomic import replacing
 from inference.case import ObjectPrompts
@@ -25,17 +25,18 @@ from inference.geometry import Voxel, voxel
 MOST_OBJECTS = 12
 """Rows of the picture; further objects are left out of it."""
 
-PLANES = {"L": "sagittal", "P": "coronal", "S": "axial"}
+PLANES = {"L": "sagittal", "R": "sagittal", "A": "coronal", "P": "coronal", "S": "axial", "I": "axial"}
 """The direction that a plane is perpendicular to, and what the plane is called."""
+
+UNKNOWN = "; the image does not say how the patient lies: as stored"
 
 
 def write_preview(path: Path, source: Source, labels: NDArray[np.uint8]) -> None:
     """Writes the picture as PNG, whole or not at all.
 
-    The patient's left is on the right, the front at the top of an axial plane, the head at the top of the others, as
-    nearly as the image's axes allow, and letters at the edges say where they point; nothing is resampled. Of an image
-    that does not say how the patient lies, planes have no names and no letters. Numbers along the edges are voxels, as
-    they are typed.
+    Planes are turned as in :func:`evaluation.orientation.turned`, as nearly as the image's axes allow, and letters at
+    the edges say where they point; nothing is resampled. Of an image that does not say how the patient lies, planes
+    have no names and no letters, and the title says so. Numbers along the edges are voxels, as they are typed.
 
     Args:
         labels: (D, H, W) label map of the source's objects.
@@ -44,28 +45,18 @@ def write_preview(path: Path, source: Source, labels: NDArray[np.uint8]) -> None
     figure, axes = pyplot.subplots(
         len(objects), 3, figsize=(12, 4.8 * len(objects) + 0.4), squeeze=False, facecolor="black", layout="constrained"
     )
-    directions = axis_directions(source)
     ends = patient_ends(source.image)
     for item, row in zip(objects, axes):
         mask = labels == item.label
         middle = _middle(mask, item)
         for axis, view in enumerate(row):
-            _draw(view, source, mask, item, axis, middle, directions, ends)
+            _draw(view, source, mask, item, axis, middle, ends)
         row[1].set_title(f"object {item.label}: {int(mask.sum())} voxels\n{row[1].get_title()}", color="white")
-    figure.suptitle(
-        "mask in orange, box dashed, clicks + in and × out (both projected); numbers: voxels, as --click z,y,x",
-        color="white",
-    )
+    legend = "mask in orange, box dashed, clicks + in and × out (both projected); numbers: voxels, as --click z,y,x"
+    figure.suptitle(legend + (UNKNOWN if ends is None else ""), color="white")
     with replacing(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=100)
     pyplot.close(figure)
-
-
-def axis_directions(source: Source) -> tuple[tuple[str, int], ...]:
-    """For each axis of the array, z, y, x: the patient's direction (L, P or S) nearest to it, and 1 or −1 along it."""
-    columns = np.array(source.image.GetDirection()).reshape(3, 3).T[::-1]
-    nearest = np.abs(columns).argmax(axis=1)
-    return tuple(("LPS"[n], 1 if column[n] >= 0 else -1) for n, column in zip(nearest, columns))
 
 
 def _draw(
@@ -75,7 +66,6 @@ def _draw(
     item: ObjectPrompts,
     axis: int,
     middle: Voxel,
-    directions: tuple[tuple[str, int], ...],
     ends: tuple[Ends, Ends, Ends] | None,
 ) -> None:
     rows, columns = (other for other in range(3) if other != axis)
@@ -103,13 +93,12 @@ def _draw(
     for click in item.clicks:
         colour = "lime" if click.positive else "red"
         view.plot(click.position[columns], click.position[rows], "+" if click.positive else "x", color=colour, ms=9)
-    # Left and posterior grow to the right, posterior grows downwards, superior upwards.
-    if directions[columns][1] < 0:
+    upwards, leftwards = turned(axis, ends)
+    if leftwards:
         view.invert_xaxis()
-    letter, sign = directions[rows]
-    if (letter == "S") == (sign > 0):
+    if upwards:
         view.invert_yaxis()
-    name = "" if ends is None else f"{PLANES[directions[axis][0]]}, "
+    name = "" if ends is None else f"{PLANES[ends[axis][1][0]]}, "
     view.set_title(f"{name}{'zyx'[axis]} = {middle[axis]}", color="white")
     if ends is not None:
         draw_letters(view, ends[rows], ends[columns])

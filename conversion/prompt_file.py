@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from collections.abc import Sequence
@@ -50,6 +51,11 @@ class StoredPrompts:
     objects: tuple[ObjectPrompts, ...]
     modality: str | None = None
     window: str | None = None
+
+    def completed(self, options: argparse.Namespace) -> argparse.Namespace:
+        """The options with the modality and the window that the mask was made with, where they name none."""
+        own = {"modality": options.modality or self.modality, "window": options.window or self.window}
+        return argparse.Namespace(**vars(options) | own)
 
     def check_is_of(self, image: sitk.Image, name: str) -> None:
         """Checks that the prompts belong to this image, whatever its file is called now.

@@ -17,6 +17,7 @@ from conversion.rescaling import rescale
 from conversion.volume import ConversionError, modality, read_volume
 from evaluation.modality import CT_WINDOWS, MODALITIES, modality_called
 from inference.case import ObjectPrompts
+from inference.prompt_types import contradictions
 
 COORDINATES = """\
 coordinates:
@@ -148,6 +149,9 @@ def read_source(options: argparse.Namespace, earlier: StoredPrompts | None = Non
     typed, objects = objects, tuple(_after(before.get(item.label), item) for item in objects)
     for line in distant_clicks(objects, typed, image.GetSpacing()[::-1]):
         print(line)
+    for item, now in zip(objects, typed, strict=True):
+        for line in contradictions(item.label, item.clicks, first=len(item.clicks) - len(now.clicks)):
+            print(line)
     raw = sitk.GetArrayViewFromImage(image)
     try:
         volume, note = rescale(raw, kind, options.window)

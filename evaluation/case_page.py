@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from evaluation.orientation import Ends
+from evaluation.orientation import Ends, turned
 from inference.atomic import replacing
 from inference.case import Case, CaseError, ObjectPrompts
 from inference.geometry import three
@@ -129,6 +129,7 @@ def describe(
         "objects": choices[begin]["objects"] if runs else _objects(case.objects, layers),
         "notes": case.notes,
         "ends": ends,
+        "turned": [turned(axis, ends) for axis in range(3)],
     }
 
 

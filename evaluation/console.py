@@ -15,11 +15,11 @@ FIGURES = {
     "DSC Final": lambda figures: f"{figures.scores.dsc_final:.4f}",
     "NSD Final": lambda figures: f"{figures.scores.nsd_final:.4f}",
     "harmful clicks": lambda figures: _or_dash(figures.harmful_share, "{:.1%}"),
-    "worst tenth, DSC Final": lambda figures: _or_dash(figures.worst_tenth, "{:.4f}"),
+    "DSC Final, worst 10 % of objects": lambda figures: _or_dash(figures.worst_tenth, "{:.4f}"),
 }
 """What a line of the table shows of a group; scores are means of modalities."""
 
-LABEL_WIDTH = 30
+LABEL_WIDTH = 36
 NUMBER_WIDTH = 7
 
 
@@ -36,7 +36,8 @@ def old_results(rows: Sequence[GroupRow]) -> list[str]:
         counts[row.contestant] = counts.get(row.contestant, 0) + missing
     return [
         f"{name}: {count} {'result was' if count == 1 else 'results were'} written before the DSC of each object was"
-        " kept, so harmful clicks and the worst tenth are left out; evaluate again into another --results to have them"
+        " kept, so harmful clicks and the worst 10 % of objects are left out; evaluate again into another --results to"
+        " have them"
         for name, count in counts.items()
         if count
     ]
@@ -67,7 +68,7 @@ def failures(name: str, measured: Sequence[CaseResult]) -> list[str]:
 def next_steps(
     results: ResultsFolder, measured: Sequence[CaseResult], cases: Sequence[Path], truths: Path | None
 ) -> list[str]:
-    """Return where the table lies, and the commands that show the worst case and all contestants.
+    """Return where the table lies, and the commands that show the case that ended lowest and all contestants.
 
     Args:
         results: the contestant's.
@@ -81,7 +82,7 @@ def next_steps(
         worst = min(shown, key=lambda result: (result.scores.dsc_final, result.case))
         words = ["view", *folder, "--case", worst.case.removesuffix(".npz"), "--name", results.name]
         words += ["--drop-boxes"] if worst.boxes_dropped else []
-        lines.append(f"worst case, DSC Final {worst.scores.dsc_final:.3f}: segfm3d {shlex.join(words)}")
+        lines.append(f"the case with the lowest DSC Final, {worst.scores.dsc_final:.3f}: segfm3d {shlex.join(words)}")
     words = ["report", "--cases", *map(str, cases), *folder, *(["--truths", str(truths)] if truths else [])]
     lines.append(f"all contestants: segfm3d {shlex.join(words)}")
     return lines

@@ -24,7 +24,7 @@ from scipy.ndimage import binary_fill_holes
 
 from evaluation.cases import EvaluationCase, PlacedClick, read_evaluation_case, write_step_input
 from evaluation.metrics import score_segmentation
-from evaluation.orientation import axis_ends, draw_letters
+from evaluation.orientation import axis_ends, draw_letters, turned
 from evaluation.simulated_user import box_from_mask, click_from_error
 from evaluation.voxel_axes import draw_voxel_numbers
 from inference.command import Parser, run
@@ -82,7 +82,7 @@ def draw(case: EvaluationCase, segmentation: NDArray[np.uint8], clicks: list[Pla
         rows, columns = (a for a in range(3) if a != axis)
         for row, (labels, title) in enumerate(((case.truth, "truth"), (segmentation, "result"))):
             view = axes[row, column]
-            view.imshow(np.take(case.image, middle[axis], axis), cmap="gray", origin="lower", interpolation="nearest")
+            view.imshow(np.take(case.image, middle[axis], axis), cmap="gray", interpolation="nearest")
             for prompts, click, colour in zip(case.objects, clicks, COLOURS):
                 mask = np.take(labels == prompts.label, middle[axis], axis)
                 if mask.any() and not mask.all():
@@ -104,6 +104,11 @@ def draw(case: EvaluationCase, segmentation: NDArray[np.uint8], clicks: list[Pla
                 if click is not None:
                     position, positive = click
                     view.plot(position[columns], position[rows], "+" if positive else "x", color=colour, markersize=10)
+            upwards, leftwards = turned(axis, ENDS)
+            if upwards:
+                view.invert_yaxis()
+            if leftwards:
+                view.invert_xaxis()
             view.set_title(f"{plane}, {title}", color="white")
             draw_letters(view, ENDS[rows], ENDS[columns])
             draw_voxel_numbers(view, rows, columns)

@@ -1,4 +1,4 @@
-"""Orientation letters: R and L, A and P, S and I at the edges of a picture, where the patient's directions are known.
+"""How a plane is turned, and its letters: R and L, A and P, S and I at the edges, where the directions are known.
 
 A letter says what the edge points to: the patient's right or left, front (anterior) or back (posterior), head
 (superior) or feet (inferior). An axis that is oblique by some 15° or more has two or three letters, the nearest
@@ -31,6 +31,23 @@ def axis_ends(direction: NDArray[np.float64]) -> tuple[Ends, Ends, Ends]:
         direction: (3, 3), the columns are the unit vectors of x, y and z in LPS, as ITK and DICOM have them.
     """
     return three((_letters(-column), _letters(column)) for column in np.asarray(direction, float).T[::-1])
+
+
+def turned(axis: int, ends: tuple[Ends, Ends, Ends] | None) -> tuple[bool, bool]:
+    """Returns whether a plane's rows, and whether its columns, are drawn from the last voxel to the first.
+
+    The radiological convention: the patient's left is on the right, the front at the top of an axial plane and on the
+    left of a sagittal one, the head at the top of the others. Where it is not known how the patient lies, a plane is
+    drawn as it is stored: x to the right, y downwards, z upwards, where the head is in the challenge's files.
+
+    Args:
+        axis: of the array, that the plane is perpendicular to: 0 is z, 1 is y, 2 is x.
+        ends: of the axes z, y, x (:func:`axis_ends`), or None.
+    """
+    rows, columns = (other for other in range(3) if other != axis)
+    if ends is None:
+        return rows == 0, False
+    return ends[rows][1][0] in "RAS", ends[columns][1][0] in "RAI"
 
 
 def _letters(vector: NDArray[np.float64]) -> str:

@@ -8,7 +8,7 @@ import sys
 from inference.options import predict_options
 
 if __name__ == "__main__":
-    predict_options(None)  # Wrong use is said before the seconds of the imports; main asks once more.
+    CHOSEN = predict_options(None)  # Wrong use is said before the seconds of the imports.
 
 # A million objects are made while torch is imported: looking for garbage among them takes a sixth of the start.
 gc.disable()
@@ -24,7 +24,7 @@ from pathlib import Path
 from inference.atomic import remove_unfinished
 from inference.case import Case, CaseError, read_case, write_segmentation
 from inference.checkpoint import CheckpointError
-from inference.command import fail, leave, print_line, run
+from inference.command import WRONG_USE, exit_code_of, fail, leave, print_line, run
 from inference.deadline import Deadline, Watchdog, process_age
 from inference.predictor import DeviceError
 from inference.prompt_types import counted
@@ -39,14 +39,22 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m inference") -> int:
+    """Reads the options, and walks the input folder (:func:`predict`)."""
+    return predict(predict_options(arguments, prog))
+
+
+def predict(chosen: argparse.Namespace) -> int:
     """Walks the input folder.
 
     SIGTERM ends it early: the running case is written with what has been found of it, and no other is begun.
 
+    Args:
+        chosen: what :func:`inference.options.predict_options` returns.
+
     Returns:
-        0 if every case was read, segmented and written without an error, 143 after SIGTERM, 130 after Ctrl-C, else 1.
+        0 if every case was read, segmented and written without an error, 2 if a folder cannot be used and nothing was
+        begun, 143 after SIGTERM, 130 after Ctrl-C, else 1.
     """
-    chosen = predict_options(arguments, prog)
     watchdog = Watchdog()
     with _stopping_on_sigterm(watchdog):
         return run(lambda: _all_cases(chosen, watchdog, process_age()))
@@ -54,19 +62,20 @@ def main(arguments: list[str] | None = None, prog: str = "python -m inference") 
 
 def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, spent: float) -> int:
     if not chosen.inputs.is_dir():
-        return fail(f"{chosen.inputs}: no such folder; give the folder of cases with --inputs")
+        return fail(f"{chosen.inputs}: no such folder; give the folder of cases with --inputs", WRONG_USE)
     try:
         entries = sorted(chosen.inputs.iterdir())
     except OSError as error:
-        return fail(f"{chosen.inputs}: cannot be read ({error.strerror}); expected a folder of cases")
+        return fail(f"{chosen.inputs}: cannot be read ({error.strerror}); expected a folder of cases", WRONG_USE)
     paths = [path for path in entries if path.suffix == ".npz" and not path.name.startswith(".")]
     if not paths:
-        return fail(f"{chosen.inputs}: no *.npz in it; expected the challenge's cases")
+        return fail(f"{chosen.inputs}: no *.npz in it; expected the challenge's cases", WRONG_USE)
     try:
         chosen.outputs.mkdir(parents=True, exist_ok=True)
         remove_unfinished(chosen.outputs)
     except OSError as error:
-        return fail(f"{chosen.outputs}: cannot be written ({error.strerror}); give another folder with --outputs")
+        line = f"{chosen.outputs}: cannot be written ({error.strerror}); give another folder with --outputs"
+        return fail(line, exit_code_of(error))
     failures = 0
     segmenter = None
     try:
@@ -135,7 +144,7 @@ def _run(path: Path, chosen: argparse.Namespace, segmenter: Segmenter | None, wa
 def _summary(case: Case, seconds: float, budget: float) -> str:
     shape = "×".join(map(str, case.image.shape))
     objects = f"{len(case.objects)} object(s), {counted(case.objects)}"
-    return f"{case.name}: {shape} (z×y×x), {objects}: {seconds:.1f} s of {budget:.0f} s"
+    return f"{case.name}: {shape} (z×y×x), {objects}: {seconds:.1f} s of the {budget:.0f} s that it may take"
 
 
 def _show_traceback() -> None:
@@ -144,4 +153,4 @@ def _show_traceback() -> None:
 
 
 if __name__ == "__main__":
-    leave(main())
+    leave(predict(CHOSEN))

@@ -139,11 +139,9 @@ def run(action: Callable[[], int | None], *refusals: type[Exception]) -> int:
         print_line("interrupted", sys.stderr)
         return INTERRUPTED
     except refusals as error:
-        fail(_described(error))
-        return WRONG_USE
+        return fail(_described(error), WRONG_USE)
     except OSError as error:
-        fail(_described(error))
-        return WRONG_USE if isinstance(error, _MISTAKEN_PATH) else FAILED
+        return fail(_described(error), exit_code_of(error))
     finally:
         _unread()
 
@@ -156,10 +154,15 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def fail(message: str) -> int:
-    """Prints the line that an error is; returns 1."""
+def fail(message: str, code: int = FAILED) -> int:
+    """Prints the line that an error is; returns the exit code, 1 unless another is given."""
     print_line(f"error: {message}", sys.stderr)
-    return FAILED
+    return code
+
+
+def exit_code_of(error: OSError) -> int:
+    """Returns 2 for a path that should not have been given, 1 for what went wrong on the way, as a full disk."""
+    return WRONG_USE if isinstance(error, _MISTAKEN_PATH) else FAILED
 
 
 def print_line(message: str, stream: TextIO | None = None) -> None:

@@ -170,6 +170,7 @@ class _Clicks(PromptType):
                 notes.append(f"object {label}: a click that is no voxel of the image is left aside")
             else:
                 clicks.append(Click(position, positive=kind == "fg"))
+        notes.extend(contradictions(label, clicks))
         return tuple(clicks)
 
     def arrays(self, objects: Sequence[ObjectPrompts]) -> dict[str, np.ndarray]:
@@ -218,6 +219,27 @@ PROMPT_TYPES: tuple[PromptType, ...] = (_Boxes(), _Clicks())
 def counted(objects: Sequence[ObjectPrompts]) -> str:
     """Returns how many prompts of each type there are: ``1 box(es), 3 click(s)``."""
     return ", ".join(f"{sum(len(kind.extents(item)) for item in objects)} {kind.name}" for kind in PROMPT_TYPES)
+
+
+def contradictions(label: int, clicks: Sequence[Click], first: int = 0) -> list[str]:
+    """Returns a line for each voxel that was clicked as foreground and as background, and which of both counts.
+
+    Args:
+        label: the object's.
+        clicks: in the order in which they were made.
+        first: the number of the first new click: only those that contradict an earlier one are told of.
+    """
+    latest: dict[Voxel, bool] = {}
+    contradicted: dict[Voxel, None] = {}
+    for number, click in enumerate(clicks):
+        if number >= first and latest.get(click.position, click.positive) != click.positive:
+            contradicted[click.position] = None
+        latest[click.position] = click.positive
+    return [
+        f"object {label}: {','.join(map(str, place))} (z,y,x) is clicked as foreground and as background; the later "
+        f"click counts, {'foreground' if latest[place] else 'background'}"
+        for place in contradicted
+    ]
 
 
 def _ball(centre: Voxel) -> Box:

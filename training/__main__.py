@@ -19,7 +19,7 @@ from inference.model import load_model
 from inference.network import NetworkConfig
 from training.config import CONFIGS, TrainingConfig
 from training.dataset import Volume, find_cases
-from training.device import training_device
+from training.device import process_rank, training_device
 from training.lock import FolderInUseError
 from training.loop import Outcome, Run, half_precision_pays, join_processes, train
 from training.shapes.library import load_shapes
@@ -122,7 +122,7 @@ def _train(options: argparse.Namespace) -> int:
     volumes = _volumes(options, device)
     shapes = [label_map for folder in options.shapes for label_map in load_shapes(folder)]
     outcome = train(config, volumes, _run(options, config, volumes, device), initial, shapes)
-    if int(os.environ.get("RANK", 0)) == 0:
+    if process_rank() == 0:
         _report(options, config, outcome)
     return 0 if outcome.signal is None else 128 + outcome.signal
 

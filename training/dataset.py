@@ -24,6 +24,7 @@ from inference.geometry import Box, Voxel, label_extents, voxel
 from inference.normalization import NormalizedImage
 from inference.npz import NpzError, read_array
 from inference.window import Window
+from training.device import process_rank
 
 if TYPE_CHECKING:
     from training.target import Target
@@ -264,11 +265,15 @@ def load_volumes(
 ) -> list[Volume]:
     """Reads cases into memory (:func:`find_cases`). A broken file is named on stderr, skipped and counted.
 
+    Of several processes that read the same, the first alone says so.
+
     Raises:
         FileNotFoundError: no usable case in the folders.
     """
     paths = find_cases(folders, exclude, at_most)
-    print(f"reading {len(paths)} volumes", flush=True)  # The bar is for terminals only.
+    first = process_rank() == 0
+    if first:
+        print(f"reading {len(paths)} volumes", flush=True)  # The bar is for terminals only.
     volumes: list[Volume] = []
     broken = []
 
@@ -279,7 +284,8 @@ def load_volumes(
             return error
 
     with ThreadPoolExecutor() as pool:
-        for result in tqdm(pool.map(attempt, paths), total=len(paths), desc="reading", unit="case", disable=None):
+        results, silent = pool.map(attempt, paths), None if first else True
+        for result in tqdm(results, total=len(paths), desc="reading", unit="case", disable=silent):
             if isinstance(result, NpzError):
                 broken.append(str(result))
             else:
@@ -289,7 +295,7 @@ def load_volumes(
 
 
 def report(folders: Path | Sequence[Path], files: int, volumes: Sequence[Volume], broken: Sequence[str]) -> None:
-    """Says what was found in folders.
+    """Says what was found in folders; of several processes, the first does.
 
     Args:
         files: how many were looked at.
@@ -298,10 +304,12 @@ def report(folders: Path | Sequence[Path], files: int, volumes: Sequence[Volume]
     Raises:
         FileNotFoundError: none can be used.
     """
-    for line in broken:
-        print(f"skipped: {line}", file=sys.stderr)
+    if process_rank() == 0:
+        for line in broken:
+            print(f"skipped: {line}", file=sys.stderr)
     names = ", ".join(map(str, [folders] if isinstance(folders, Path) else folders))
     if not len(volumes):
         raise FileNotFoundError(f"{names}: no usable case among {files} *.npz files; expected imgs and gts")
-    objects = sum(len(volume.objects) for volume in volumes)
-    print(f"{names}: {len(volumes)} volumes, {objects} objects, {len(broken)} broken files skipped", flush=True)
+    if process_rank() == 0:
+        objects = sum(len(volume.objects) for volume in volumes)
+        print(f"{names}: {len(volumes)} volumes, {objects} objects, {len(broken)} broken files skipped", flush=True)

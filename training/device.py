@@ -1,4 +1,4 @@
-"""The device that a process of training computes on."""
+"""The device that a process of training computes on, and which of several processes it is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import os
 import torch
 
 from inference.predictor import DeviceError
+
+
+def process_rank() -> int:
+    """Returns the number that ``torchrun`` gave this process; 0, the one that writes and speaks, if it is alone."""
+    return int(os.environ.get("RANK", 0))
 
 
 def training_device(name: str | None) -> torch.device:

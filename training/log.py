@@ -98,10 +98,13 @@ def read_log(path: Path) -> list[dict[str, float]]:
 def draw_curves(log: Path, picture: Path) -> None:
     """Draws loss and Dice of the training samples over the steps, means of a fiftieth of the run.
 
+    The axis of the loss is logarithmic if the loss has fallen tenfold: with less, it would have hardly a number.
+
     Without matplotlib it says so, and draws nothing: a run is not to end with an error for want of a picture.
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullFormatter
     except ImportError as error:
         print(f"{picture}: not drawn ({error})", file=sys.stderr)
         return
@@ -113,7 +116,13 @@ def draw_curves(log: Path, picture: Path) -> None:
     for axes, name in ((above, "loss"), (below, "dice")):
         means = np.convolve([row[name] for row in rows], np.full(window, 1 / window), mode="valid")
         axes.plot(steps, means, label=f"{name}, training samples, mean of {window} steps")
-    above.set(ylabel="loss", yscale="log")
+    lowest, highest = above.dataLim.intervaly
+    above.set(ylabel="loss")
+    if 0 < 10 * lowest <= highest:
+        above.set_yscale("log")
+        above.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        above.yaxis.set_major_formatter("{x:g}")
+        above.yaxis.set_minor_formatter(NullFormatter())
     below.set(ylabel="Dice", xlabel="step", ylim=(0, 1))
     for axes in (above, below):
         axes.grid(alpha=0.3)

@@ -23,6 +23,7 @@ from training import pieces
 from training.activations import checkpoint_stages
 from training.config import TrainingConfig
 from training.dataset import Volume
+from training.device import process_rank
 from training.lock import held
 from training.log import Log, draw_curves
 from training.muon import Muon, inner_kernels, rescale_kernels
@@ -227,7 +228,8 @@ def begin(config: TrainingConfig, run: Run, initial: dict[str, Tensor] | None) -
     state = State(network, average, optimizers(config, network), scaler)
     if (run.out / "last.pt").exists():
         state.load(run.out / "last.pt", run.device)
-        print(f"{run.out / 'last.pt'}: goes on at step {state.step}", flush=True)
+        if process_rank() == 0:
+            print(f"{run.out / 'last.pt'}: goes on at step {state.step}", flush=True)
     return state
 
 
@@ -253,7 +255,7 @@ def join_processes(device: torch.device) -> int:
     """Joins the processes that ``torchrun`` has started, once; returns this one's rank, 0 if it is alone."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return int(os.environ.get("RANK", 0))
+    return process_rank()
 
 
 @contextmanager

@@ -69,9 +69,22 @@ class TestGoingOn:
         first, second = read_prompt_file(mask).objects
         assert first == ObjectPrompts(1, Box((2, 3, 4), (9, 12, 11)), (Click((5, 7, 7), True), Click((8, 9, 9), False)))
         assert second == ObjectPrompts(2, None, (Click((12, 18, 15), True), Click((0, 0, 0), False)))
-        assert "mask.prompts.json: 1 box(es) and 3 click(s) of 2 object(s)" in capsys.readouterr().out
+        assert "mask.prompts.json: 1 box(es), 3 click(s) of 2 object(s)" in capsys.readouterr().out
         labels = labels_of(mask)
         assert labels[12, 18, 15] == 2 and labels[8, 9, 9] != 1 and labels[0, 0, 0] != 2
+
+    def test_a_click_that_contradicts_an_earlier_one_is_said_once(
+        self, begun: tuple[Path, Path], weights: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        scan, mask = begun
+        said = []
+        for clicks in (["5,7,7"], ["bg:5,7,7"], ["bg:5,7,7"], ["bg:9,9,9", "9,9,9"]):
+            words = [word for click in clicks for word in ("--click", f"1:{click}")]
+            assert segment(scan, weights, "--continue", mask, *words) == 0
+            said.append([line for line in capsys.readouterr().out.splitlines() if "as background" in line])
+        line = "object 1: {} (z,y,x) is clicked as foreground and as background; the later click counts, {}"
+        assert said == [[], [line.format("5,7,7", "background")], [], [line.format("9,9,9", "foreground")]]
+        assert labels_of(mask)[5, 7, 7] != 1 and labels_of(mask)[9, 9, 9] == 1
 
     def test_an_object_without_a_new_prompt_stays_as_it_is(
         self, begun: tuple[Path, Path], weights: Path, capsys: pytest.CaptureFixture[str]

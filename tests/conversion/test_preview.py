@@ -11,10 +11,12 @@ import SimpleITK as sitk
 from grids import place, rotation
 from matplotlib.figure import Figure
 
-from conversion.preview import axis_directions, write_preview
+from conversion.preview import UNKNOWN, write_preview
 from conversion.source import Source
-from conversion.volume import patient_ends, read_volume
-from evaluation.orientation import axis_ends
+from conversion.volume import NO_ORIENTATION, patient_ends, read_volume
+from evaluation.cases import EvaluationCase
+from evaluation.demo import draw as draw_demo
+from evaluation.orientation import axis_ends, turned
 from inference.case import Click, ObjectPrompts
 from inference.geometry import Box
 
@@ -29,19 +31,56 @@ def source(direction: np.ndarray) -> Source:
 @pytest.mark.parametrize(
     ("direction", "expected"),
     [
-        (np.eye(3), (("S", 1), ("P", 1), ("L", 1))),
-        (np.diag([-1.0, -1.0, 1.0]), (("S", 1), ("P", -1), ("L", -1))),
+        (np.eye(3), ((False, False), (True, False), (True, False))),
+        (np.diag([-1.0, -1.0, 1.0]), ((True, True), (True, True), (True, True))),
         # Sagittal slices from left to right, their rows from the head down: x runs back, y down, z to the right.
-        (np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]]), (("L", -1), ("S", -1), ("P", 1))),
-        (
-            np.array(sitk.Euler3DTransform((0, 0, 0), 0.2, 0.1, -0.3).GetMatrix()).reshape(3, 3),
-            (("S", 1), ("P", 1), ("L", 1)),
-        ),
+        (np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]]), ((False, False), (True, False), (True, True))),
     ],
-    ids=["straight", "flipped", "sagittal", "oblique"],
+    ids=["straight", "flipped", "sagittal"],
 )
-def test_directions(direction: np.ndarray, expected: tuple) -> None:
-    assert axis_directions(source(direction.astype(float))) == expected
+def test_how_planes_are_turned(direction: np.ndarray, expected: tuple) -> None:
+    ends = axis_ends(direction)
+    assert tuple(turned(axis, ends) for axis in range(3)) == expected
+
+
+def test_of_an_image_that_says_nothing_of_the_patient_planes_are_drawn_as_stored_which_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = {}
+
+    def keep(figure: Figure, path: Path, **_: object) -> None:
+        drawn["said"] = figure.get_suptitle()
+        drawn["turned"] = [(view.yaxis_inverted(), view.xaxis_inverted()) for view in figure.axes]
+        drawn["letters"] = [text for view in figure.axes for text in view.texts]
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    image = source(np.diag([-1.0, -1.0, -1.0]))  # Of a file without a form, these directions mean nothing.
+    write_preview(tmp_path / "a.png", image, np.zeros((40, 40, 40), np.uint8))
+    assert UNKNOWN not in drawn["said"] and len(drawn["letters"]) == 12
+    image.image.SetMetaData(NO_ORIENTATION, "")
+    write_preview(tmp_path / "a.png", image, np.zeros((40, 40, 40), np.uint8))
+    # Of the image's rows, the first is at the top: the axis is inverted. z runs upwards.
+    assert drawn["turned"] == [(True, False), (False, False), (False, False)]
+    assert UNKNOWN in drawn["said"] and drawn["letters"] == []
+
+
+def test_the_demo_s_picture_is_turned_as_a_preview_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def keep(figure: Figure, *_: object, **__: object) -> None:
+        for view in figure.axes:
+            letters = {text.get_position(): text.get_text() for text in view.texts}
+            drawn.append("".join(letters[place] for place in ((0.015, 0.5), (0.985, 0.5), (0.5, 0.985), (0.5, 0.015))))
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    labels = np.zeros((6, 8, 10), np.uint8)
+    labels[2:4, 2:5, 3:7] = 1
+    objects = (ObjectPrompts(1, Box((2, 2, 3), (3, 4, 6))),)
+    case = EvaluationCase("MR_a.npz", labels, labels, (1.0, 1.0, 1.0), objects, {})
+    draw_demo(case, labels, [((2, 2, 3), True)], tmp_path / "demo.png")
+    # Left, right, top, bottom of axial, coronal and sagittal planes.
+    assert drawn == ["RLAP", "RLSI", "APSI"] * 2
 
 
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, -1), (-1, -1, 1)], ids=str)

@@ -17,6 +17,7 @@ from grids import place, rotation
 from conversion.__main__ import view
 from conversion.prompt_file import write_prompts
 from conversion.volume import patient_ends, read_volume, write_mask
+from evaluation.orientation import turned
 from inference.case import Click, ObjectPrompts
 from inference.geometry import Box
 
@@ -84,6 +85,7 @@ def test_an_image_with_a_mask(kind: str, label: int, tmp_path: Path) -> None:
     assert content["spacing"] == pytest.approx(image.GetSpacing()[::-1])
     assert content["objects"][0]["clicks"] == [[1, 2, 3, True]]
     assert content["ends"] == [list(pair) for pair in patient_ends(image)]
+    assert content["turned"] == [list(turned(axis, patient_ends(image))) for axis in range(3)]
 
 
 def test_a_mask_of_another_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,9 @@ def test_a_network_that_fails_is_an_error_though_something_is_scored(cases, tmp_
 
 def test_the_worst_case_is_shown_by_the_command_that_a_run_ends_with(cases, tmp_path, capsys):
     assert run(cases, tmp_path / "results", "--drop-boxes") == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("worst case")]
+    (line,) = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("the case with the lowest DSC Final")
+    ]
     words = shlex.split(line.partition("segfm3d view ")[2])
     assert "--drop-boxes" in words
     assert view.main([*words, "-o", str(tmp_path / "page.html")]) == 0

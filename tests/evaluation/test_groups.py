@@ -57,6 +57,11 @@ def test_without_boxes_the_first_click_starts_from_nothing():
     assert click_changes(case_of("CT_a.npz", FALLING[1:], has_boxes=False))[0] == 0.9
 
 
+def test_the_table_says_that_the_worst_tenth_is_of_objects():
+    rows = by_group([Measured("ours", (case_of("CT_a.npz", RISING, FALLING),))])
+    assert f"\n  {'DSC Final, worst 10 % of objects':34}{'0.6000':>12}\n" in group_table(rows)
+
+
 def test_the_worst_tenth_is_rounded_up_and_counts_late_cases_as_zero():
     finals = [(value / 20,) * 6 for value in range(1, 12)]
     assert group_figures([case_of("CT_a.npz", *finals)]).worst_tenth == pytest.approx((0.05 + 0.1) / 2)
@@ -90,8 +95,8 @@ def test_groups_stand_side_by_side_and_each_contestant_has_its_rows():
     assert finals == [[0.8, 0.4, None], [None, None, 0.1], [0.3, None, None]]
     assert list(by_group([ours])[0].figures) == [ALL]
     text = group_table(rows)
-    assert "ours, with boxes                      seen      unseen  in no folder" in text
-    assert "  DSC Final                         0.8000      0.4000             –" in text
+    assert "ours, with boxes                            seen      unseen  in no folder" in text
+    assert "  DSC Final                               0.8000      0.4000             –" in text
     assert all(len(line) <= 100 for line in text.splitlines())
 
 

@@ -161,6 +161,7 @@ def test_an_image_is_shown_by_another_command(tmp_path: Path, capsys: pytest.Cap
 def test_the_page_holds_the_case(shown: tuple) -> None:
     case, truth, result, content, _ = shown
     assert content["ends"] is None, "a case file does not say how the patient lies"
+    assert content["turned"] == [[False, False], [True, False], [True, False]], "as stored, z upwards"
     np.testing.assert_array_equal(image_of(content), read_case(case).image)
     np.testing.assert_array_equal(labels_of(content, "truth"), truth)
     np.testing.assert_array_equal(labels_of(content, "result"), result)

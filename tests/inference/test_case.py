@@ -76,6 +76,16 @@ class TestReading:
         ]
         assert case.notes == ()
 
+    def test_of_clicks_that_contradict_each_other_it_is_said_which_counts(self, tmp_path: Path) -> None:
+        clicks = [
+            [("bg", (1, 1, 1)), ("fg", (1, 1, 1)), ("fg", (2, 2, 2)), ("fg", (2, 2, 2))],
+            [("bg", (2, 2, 2)), None, None, None],
+        ]
+        case = read_case(write_case(tmp_path / "a.npz", volume(SHAPE), clicks=clicks))
+        assert case.notes == (
+            "object 1: 1,1,1 (z,y,x) is clicked as foreground and as background; the later click counts, foreground",
+        )
+
     def test_an_order_that_does_not_fit_the_clicks_loses_none(self, tmp_path: Path) -> None:
         entries = click_entries([[("bg", (1, 1, 1)), ("fg", (2, 2, 2))]]) | {"clicks_order": [["fg"]]}
         case = read_case(write_keys(tmp_path / "a.npz", volume(SHAPE), entries))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import runpy
 import shutil
 import stat
 import subprocess
@@ -11,14 +12,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import segfm3d
 from evaluation.simulated_user import click_from_error
 from inference import __main__ as command
+from inference import options
 from inference.geometry import Box
 from inference.npz import read_array
 from inference.options import predict_options
@@ -306,18 +310,18 @@ def test_a_failure_to_segment_still_writes_the_fallback(
 class TestSettings:
     def test_no_such_inputs(self, folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
         folders.inputs.rmdir()
-        assert folders.run() == 1
+        assert folders.run() == 2
         assert f"error: {folders.inputs}: no such folder" in capsys.readouterr().err
 
     def test_no_cases(self, folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
-        assert folders.run() == 1
+        assert folders.run() == 2
         assert f"error: {folders.inputs}: no *.npz in it" in capsys.readouterr().err
 
     def test_outputs_that_are_a_file(self, folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
         write_case(folders.inputs / "case.npz", volume(SHAPE), [INNER])
         folders.outputs.rmdir()
         folders.outputs.write_text("a file")
-        assert folders.run() == 1
+        assert folders.run() == 2
         assert "cannot be written" in capsys.readouterr().err
 
     def test_outputs_are_made_if_they_are_missing(self, folders: Folders) -> None:
@@ -343,6 +347,22 @@ class TestSettings:
             folders.run(setting, value)
         assert exit_.value.code == 2
         assert setting in capsys.readouterr().err
+
+    @pytest.mark.parametrize("way", ["python -m inference", "segfm3d predict"])
+    def test_the_options_are_read_once(self, folders: Folders, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+        read = Mock(side_effect=predict_options)
+        for module in (options, command, segfm3d):
+            monkeypatch.setattr(module, "predict_options", read)
+        if way == "segfm3d predict":
+            assert segfm3d.main(["predict", *folders.arguments()]) == 2
+        else:
+            monkeypatch.setattr("inference.command.leave", sys.exit)
+            monkeypatch.delitem(sys.modules, "inference.__main__")
+            monkeypatch.setattr(sys, "argv", ["inference", *folders.arguments()])
+            with pytest.raises(SystemExit) as end:
+                runpy.run_module("inference", run_name="__main__")
+            assert end.value.code == 2
+        read.assert_called_once()
 
     def test_an_option_wins_over_its_variable_and_a_variable_over_the_default(
         self, monkeypatch: pytest.MonkeyPatch
@@ -377,7 +397,7 @@ class TestTheBudget:
         write_case(folders.inputs / "case.npz", volume(SHAPE), [INNER] * 4)
         folders.run("--seconds-per-class", "90", "--runs-per-case", "6")
         assert "case.npz: 10×20×24 (z×y×x), 4 object(s), 4 box(es), 0 click(s)" in (out := capsys.readouterr().out)
-        assert "s of 60 s" in out
+        assert " s of the 60 s that it may take\n" in out
 
     def test_a_network_that_never_answers_is_given_up_and_said(
         self,

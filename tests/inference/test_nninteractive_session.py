@@ -111,7 +111,7 @@ def test_a_session_predicts_on_a_real_volume(package: Any, real_cases: list[Path
     What the session gives the network is what it was told, in the channels that the network knows them by; what it
     writes is what our own network says of the same input.
     """
-    config = replace(SMALL, patch=(96, 96, 96))
+    config = replace(SMALL, network=NetworkConfig((4, 8), (1, 1)), patch=(80, 80, 80))
     network = exported(tmp_path, config)
     case = next(case for case in map(read_case, real_cases) if max(case.objects[0].box.size) <= 40)
     box = case.objects[0].box

@@ -10,6 +10,7 @@ import torch
 from inference.case import CaseError
 from inference.geometry import Box
 from training.dataset import load_volume, load_volumes, merged
+from training.shapes.library import load_shapes
 from training.target import Target
 
 
@@ -35,6 +36,21 @@ def test_a_broken_file_is_named_skipped_and_counted(folder: Path, tmp_path: Path
         assert sum(name in line for line in printed.err.splitlines()) == 1
     assert "4 broken files skipped" in printed.out
     assert printed.out.startswith("reading 7 volumes\n"), "before the first one is read"
+
+
+def test_of_several_processes_the_first_alone_says_what_it_reads(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "CT_a_b_1.npz").write_bytes((folder / "CT_a_b_1.npz").read_bytes())
+    (tmp_path / "CT_broken.npz").write_bytes(b"no case")
+    said = []
+    for rank in ("0", "1"):  # As torchrun sets it.
+        monkeypatch.setenv("RANK", rank)
+        assert len(load_volumes(tmp_path)) == 1
+        assert len(load_shapes(tmp_path)) == 1
+        said.append(capsys.readouterr())
+    assert said[0].out.startswith("reading 2 volumes\n") and said[0].err.count("CT_broken") == 2
+    assert said[1] == ("", "")
 
 
 def test_a_folder_without_a_usable_case_is_an_error(tmp_path: Path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from training.log import Log, draw_curves, read_log
 
@@ -67,3 +68,26 @@ def test_without_matplotlib_there_is_no_picture_and_no_error(
     draw_curves(tmp_path / "log.csv", tmp_path / "curves.png")
     assert capsys.readouterr().err.startswith(f"{tmp_path / 'curves.png'}: not drawn")
     assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("losses", "scale"), [((6.0, 3.0, 2.2), "linear"), ((2.9, 3.0, 2.9), "linear"), ((40.0, 10.0, 2.0), "log")]
+)
+def test_the_loss_has_an_axis_with_numbers_enough(
+    losses: tuple[float, ...], scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with Log(tmp_path / "log.csv", 0) as log:
+        for step, loss in enumerate(losses, start=1):
+            note(log, step, loss=loss)
+        log.report(0)
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    draw_curves(tmp_path / "log.csv", tmp_path / "curves.png")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    ticks = [tick.get_text() for tick in axes.get_yticklabels() if low <= tick.get_position()[1] <= high]
+    assert axes.get_yscale() == scale
+    assert len(ticks) >= 4 and all(low <= float(text) <= high for text in ticks)
+    assert not any(tick.get_text() for tick in axes.get_yticklabels(minor=True))

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -33,6 +34,11 @@ from training.step import accumulate, update
 from training.stream import Step, Steps
 
 ROOT = Path(__file__).resolve().parents[2]
+
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Not forked from here: where a test before has computed in several threads, a forked process waits for them for ever.
+The server imports PyTorch once for all processes, and computes nothing."""
+PROCESSES.set_forkserver_preload(["training.__main__"])
 
 
 def losses(run: Run) -> list[float]:
@@ -115,12 +121,13 @@ def test_a_run_that_cannot_go_on_from_its_checkpoint_says_so(
 def test_samples_are_counted_over_steps_of_either_kind_and_over_a_pause(
     volumes: list[Volume], config: TrainingConfig, run: Run
 ):
-    config = replace(config, batch=2, finer_batch=1, accumulate=2, sampling=replace(config.sampling, finer_look=0.5))
+    sampling = replace(config.sampling, clicks=(1.0,), finer_look=0.5)
+    config = replace(config, batch=2, finer_batch=1, accumulate=2, sampling=sampling)
     steps = Steps(volumes, config, run.seed)
-    train(config, volumes, replace(run, steps=3))
-    train(config, volumes, replace(run, steps=8))
-    kinds = [steps[step].finer_look for step in range(8)]
-    assert 0 < sum(kinds) < 8
+    train(config, volumes, replace(run, steps=2))
+    train(config, volumes, replace(run, steps=5))
+    kinds = [steps[step].finer_look for step in range(5)]
+    assert 0 < sum(kinds) < 5
     counts = np.cumsum([2 if finer else 4 for finer in kinds])
     assert [row["samples"] for row in read_log(run.out / "log.csv")] == counts.tolist()
 
@@ -218,13 +225,19 @@ class FakeClock:
         return self.now
 
 
+@pytest.fixture
+def simple(config: TrainingConfig) -> TrainingConfig:
+    """Steps that take the least time, for tests of many: no click, no fine pass."""
+    return replace(config, batch=1, sampling=replace(config.sampling, clicks=(1.0,), finer_look=0.0))
+
+
 def test_a_run_of_minutes_ends_in_time_and_brings_the_rate_down(
-    volumes: list[Volume], config: TrainingConfig, run: Run
+    volumes: list[Volume], simple: TrainingConfig, run: Run
 ):
     clock = FakeClock(1.5)
     run = replace(run, steps=None, minutes=2.0, clock=clock, elapsed=20.0)
     began = clock.now
-    outcome = train(config, volumes, run)
+    outcome = train(simple, volumes, run)
     rows = read_log(run.out / "log.csv")
     assert outcome.signal is None and outcome.step == len(rows) > 3
     assert rows[0]["seconds"] > 20.0
@@ -232,15 +245,15 @@ def test_a_run_of_minutes_ends_in_time_and_brings_the_rate_down(
     assert rows[-1]["learning_rate"] < 0.1 * max(row["learning_rate"] for row in rows)
 
 
-def test_a_resumed_run_of_minutes_keeps_its_clock(volumes: list[Volume], config: TrainingConfig, run: Run):
+def test_a_resumed_run_of_minutes_keeps_its_clock(volumes: list[Volume], simple: TrainingConfig, run: Run):
     run = replace(run, steps=None, minutes=1.0, clock=FakeClock(1.5))
-    first = train(config, volumes, run)
-    resumed = train(config, volumes, replace(run, minutes=2.0))
+    first = train(simple, volumes, run)
+    resumed = train(simple, volumes, replace(run, minutes=2.0))
     rows = read_log(run.out / "log.csv")
     assert 0 < first.step < resumed.step == len(rows)
     assert rows[first.step]["seconds"] > rows[first.step - 1]["seconds"] > 20.0
     assert rows[-1]["seconds"] <= 120.0
-    assert train(config, volumes, replace(run, minutes=1.0)).step == resumed.step
+    assert train(simple, volumes, replace(run, minutes=1.0)).step == resumed.step
 
 
 def test_a_run_has_either_steps_or_minutes(tmp_path: Path):
@@ -251,40 +264,50 @@ def test_a_run_has_either_steps_or_minutes(tmp_path: Path):
 
 
 def impatient(arguments: list[str], out: Path, errors: Path) -> None:
-    """``python -m training`` as a terminal starts it, with its first line after a step instead of ten seconds."""
+    """``python -m training`` twice, as a terminal starts it, with a line after each step."""
     os.setsid()
     sys.stdout, sys.stderr = out.open("w", buffering=1), errors.open("w", buffering=1)
-    loop.Log = partial(Log, every=0.1)
-    sys.exit(main(arguments))
+    loop.Log = partial(Log, every=0.0)
+    loop.draw_curves = lambda log, picture: None
+    for _ in range(2):
+        print(f"ended with {main(arguments)}")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_step_saves_and_the_run_goes_on_later(
-    folder: Path, config: TrainingConfig, tmp_path: Path, number: signal.Signals, code: int
-):
+def test_a_signal_ends_the_step_saves_and_the_run_goes_on_later(folder: Path, config: TrainingConfig, tmp_path: Path):
+    """SIGINT, and then SIGTERM of the run that goes on from there."""
     out, small = tmp_path / "out", tmp_path / "small.pt"
     checkpoint.save(small, config.model, ResidualEncoderUNet(config.model.network).state_dict())
     arguments = ["--data", str(folder), "--out", str(out), "--patch", "16", "--init", str(small), "--batch", "1"]
     arguments += ["--finer-batch", "1", "--device", "cpu", "--workers", "1", "--minutes", "30"]
     said, errors = tmp_path / "said", tmp_path / "errors"
-    # Not forked: where a test before has computed in several threads, a forked process waits for them for ever.
-    process = multiprocessing.get_context("spawn").Process(target=impatient, args=(arguments, said, errors))
+    process = PROCESSES.Process(target=impatient, args=(arguments, said, errors))
     process.start()
-    try:
+
+    def wait_for(pattern: str) -> None:
         for _ in range(2400):
-            if said.exists() and "\nstep " in said.read_text():
-                break
+            if said.exists() and re.search(pattern, said.read_text(), re.DOTALL):
+                return
             assert process.is_alive(), errors.read_text() if errors.exists() else "it did not begin"
             time.sleep(0.05)
-        os.killpg(process.pid, number)  # As a terminal does: to the workers too.
+        raise AssertionError(f"{pattern!r} was not said")
+
+    try:
+        wait_for("\nstep ")
+        os.killpg(process.pid, signal.SIGINT)  # As a terminal does: to the workers too.
+        wait_for("goes on at step .*\nstep ")
+        first = torch.load(out / "last.pt", weights_only=True)["step"]
+        assert f"goes on at step {first}\nfirst step: {first + 1}," in said.read_text()
+        os.killpg(process.pid, signal.SIGTERM)
         process.join(60)
     finally:
         process.kill()
-    assert process.exitcode == code, errors.read_text()
-    assert "the same command resumes" in said.read_text()
-    assert errors.read_text().count("\n") <= 3 and "Traceback" not in errors.read_text()
+    assert process.exitcode == 0, errors.read_text()
+    lines = said.read_text().splitlines()
+    assert [line for line in lines if line.startswith("ended with")] == ["ended with 130", "ended with 143"]
+    assert sum("the same command resumes" in line for line in lines) == 2
+    assert errors.read_text().count("\n") <= 6 and "Traceback" not in errors.read_text()
     step = torch.load(out / "last.pt", weights_only=True)["step"]
-    assert step == read_log(out / "log.csv")[-1]["step"]
+    assert first < step == read_log(out / "log.csv")[-1]["step"]
     load_model(out / "weights.pt")
 
 
@@ -309,23 +332,25 @@ def losses_alone(volumes: list[Volume], config: TrainingConfig, run: Run) -> lis
     return losses(run)
 
 
+def train_as(rank: int, port: int, *arguments: object) -> None:
+    """Trains as one of two processes, with what torchrun sets."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    loop.draw_curves = lambda log, picture: None
+    train(*arguments)
+
+
 def test_two_processes_have_the_loss_of_one_with_the_doubled_batch(
-    volumes: list[Volume], config: TrainingConfig, run: Run, losses_alone: list[float], monkeypatch: pytest.MonkeyPatch
+    volumes: list[Volume], config: TrainingConfig, run: Run, losses_alone: list[float]
 ):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     both = replace(run, out=run.out / "two", steps=3)
-    # What torchrun sets.
-    for name, value in (("WORLD_SIZE", 2), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port)):
-        monkeypatch.setenv(name, str(value))
-    processes = []
-    for rank in range(2):
-        monkeypatch.setenv("RANK", str(rank))
-        processes.append(
-            multiprocessing.get_context("spawn").Process(target=train, args=(half(config, 1), volumes, both))
-        )
-        processes[-1].start()
+    processes = [
+        PROCESSES.Process(target=train_as, args=(rank, port, half(config, 1), volumes, both)) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0]

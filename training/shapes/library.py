@@ -16,6 +16,7 @@ from inference.geometry import Box, Voxel, label_extents, voxel
 from inference.npz import NpzError, read_array
 from inference.window import Window
 from training.dataset import SMALLEST_OBJECT
+from training.device import process_rank
 from training.shapes.fields import Scene
 
 ATTEMPTS = 8
@@ -52,19 +53,24 @@ class LabelMap:
 def load_shapes(folder: Path) -> list[LabelMap]:
     """Reads the ``gts`` of the ``*.npz`` of a folder. A broken file is named on stderr, skipped and counted.
 
+    Of several processes that read the same, the first alone says so.
+
     Raises:
         FileNotFoundError: no usable label map in the folder.
     """
-    paths, maps = sorted(folder.glob("*.npz")), []
+    paths, maps, broken = sorted(folder.glob("*.npz")), [], []
     for path in paths:
         try:
             maps.append(load_shape(path))
         except NpzError as error:
-            print(f"skipped: {error}", file=sys.stderr)
+            broken.append(str(error))
     if not maps:
         raise FileNotFoundError(f"{folder}: no usable label map among {len(paths)} *.npz files; expected gts")
-    objects = sum(len(each.objects) for each in maps)
-    print(f"{folder}: {len(maps)} label maps, {objects} objects, {len(paths) - len(maps)} broken files skipped")
+    if process_rank() == 0:
+        for line in broken:
+            print(f"skipped: {line}", file=sys.stderr)
+        objects = sum(len(each.objects) for each in maps)
+        print(f"{folder}: {len(maps)} label maps, {objects} objects, {len(broken)} broken files skipped")
     return maps
 
 
