@@ -86,6 +86,7 @@ INSTEAD = {
         " --minutes 60": SHORT,
         " --config paper": " --config paper --patch 16 --steps 1 --batch 1 --workers 0",
     },
+    SUBMIT: {"benchmarks.container_run": "benchmarks.container_run --runs 1"},
     TRAIN: {
         " --out runs/stored": f" --out runs/stored --init weights/default.pt{SHORT}",
         "doctor --data DATA": "doctor --data DATA --weights weights/default.pt",
@@ -150,10 +151,15 @@ class Block:
     @property
     def script(self) -> str:
         """What is run of it, for bash."""
-        text = "\n".join(self.run)
-        for written, instead in (INSTEAD.get(self.page, {}) | INSTEAD[None]).items():
-            text = text.replace(written, instead)
+        text = smaller(self.page, "\n".join(self.run))
         return f"python - <<'END'\n{text}\nEND\n" if self.language == "python" and text else text
+
+
+def smaller(page: Path, text: str) -> str:
+    """Commands of a page with what :data:`INSTEAD` puts in place of their parts."""
+    for written, instead in (INSTEAD.get(page, {}) | INSTEAD[None]).items():
+        text = text.replace(written, instead)
+    return text
 
 
 def why_not(block: Block, line: str) -> str | None:

@@ -65,7 +65,7 @@ def test_what_is_listed_stands_on_the_pages() -> None:
         if not any(other == page and line.startswith(start) for other, line in lines)
     ] == []
     for page, replaced in INSTEAD.items():
-        text = "\n".join("\n".join(block.run) for each in ([page] if page else PAGES) for block in blocks(each))
+        text = "\n".join("\n".join(block.lines) for each in ([page] if page else PAGES) for block in blocks(each))
         assert [written for written in replaced if written not in text] == []
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.page_files import a_case_and_its_result, cases_to_evaluate
-from tests.docs.pages import EVALUATE, IMAGE, SUBMIT, blocks, prepare, run, why_not
+from tests.docs.pages import EVALUATE, IMAGE, SUBMIT, blocks, prepare, run, smaller, why_not
 
 pytestmark = [pytest.mark.image, pytest.mark.slow]
 
@@ -40,7 +40,7 @@ def test_the_commands_with_the_image(
     write_files(tmp_path)
     shutil.rmtree(tmp_path / "outputs")
     (tmp_path / "outputs").mkdir(mode=0o777)
-    lines = [line for block in blocks(page) for line in block.lines if why_not(block, line) == IMAGE]
+    lines = [smaller(page, line) for block in blocks(page) for line in block.lines if why_not(block, line) == IMAGE]
     assert lines
     for line in lines:
         done = run(line if shutil.which("nvidia-smi") else line.replace('--gpus "device=0" ', ""), tmp_path)
