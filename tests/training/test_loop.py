@@ -392,6 +392,6 @@ def test_one_real_volume_is_learnt(real_volume: Path, tmp_path: Path):
         finer_look=0,
     )
     config = replace(DEFAULT, model=model, sampling=sampling, batch=2, learning_rate=4e-3, warmup=30, average=0.0)
-    run = Run(tmp_path, torch.device("cpu"), steps=100, mixed_precision=False, workers=0)
+    run = Run(tmp_path, torch.device("cpu"), steps=200, mixed_precision=False, workers=0)
     train(config, [load_volume(real_volume)], run)
     assert np.mean([row["dice"] for row in read_log(tmp_path / "log.csv")][-10:]) > 0.95
