@@ -20,7 +20,7 @@ import torch
 
 from inference import checkpoint
 from inference.model import load_model
-from inference.network import ResidualEncoderUNet
+from inference.network import NetworkConfig, ResidualEncoderUNet
 from inference.segmenter import load_segmenter
 from training import loop
 from training.__main__ import main
@@ -398,7 +398,7 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(
 @pytest.mark.slow
 def test_one_real_volume_is_learnt(real_volume: Path, tmp_path: Path):
     """A small network overfits one real tumour to a Dice above 0.95."""
-    model = replace(DEFAULT.model, patch=(48, 48, 48))
+    model = replace(DEFAULT.model, network=NetworkConfig((16, 32, 64), (1, 1, 1)), patch=(24, 24, 24))
     sampling = replace(
         DEFAULT.sampling,
         clicks=(1.0,),
@@ -414,8 +414,9 @@ def test_one_real_volume_is_learnt(real_volume: Path, tmp_path: Path):
         regions=0,
         merged=0,
         refinement=0,
+        finer_look=0,
     )
-    config = replace(DEFAULT, model=model, sampling=sampling, batch=2, learning_rate=2e-3, warmup=30, average=0.0)
-    run = Run(tmp_path, torch.device("cpu"), steps=500, workers=0)
+    config = replace(DEFAULT, model=model, sampling=sampling, batch=2, learning_rate=4e-3, warmup=30, average=0.0)
+    run = Run(tmp_path, torch.device("cpu"), steps=200, mixed_precision=False, workers=0)
     train(config, [load_volume(real_volume)], run)
     assert np.mean([row["dice"] for row in read_log(tmp_path / "log.csv")][-10:]) > 0.95
