@@ -50,7 +50,8 @@ def read_nninteractive(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         name = content["init_args"]["configuration"]
         model = _model_from_plans(_resolved(plans["configurations"], name))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{folder}: plans.json does not describe a known architecture ({error!r})") from error
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{folder}: plans.json does not describe a known architecture ({what})") from error
     return _as_trained(model, folder), drop_aliases(content["network_weights"], checkpoints[0])
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from inference.atomic import remove_unfinished
+from inference.command import INTERRUPTED, Parser, run
 from inference.memory import available_memory
 from inference.npz import NpzError
 from training.dataset import Volume, find_cases, load_volume, load_volumes, report
@@ -217,29 +218,27 @@ def _worker() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Builds a store; returns 0, or 1 if a file was broken or nothing could be stored."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.store",
-        description="Makes cases a store that training reads in parts. Goes on where it stopped.",
-        epilog="Example: python -m training.store DATA --out STORE && python -m training --data DATA --store STORE …",
-    )
+    """Makes cases a store that training reads in parts. Goes on where it stopped."""
+    parser = Parser("python -m training.store", main.__doc__, "DATA --out STORE")
     parser.add_argument("data", type=Path, nargs="+", help="folders of *.npz with imgs and gts")
     parser.add_argument("--out", type=Path, required=True, help="the store's folder")
     parser.add_argument("--workers", type=int, help="processes, each with a case in memory (default: the cores)")
     options = parser.parse_args(arguments)
     if options.workers is not None and options.workers < 1:
         parser.error(f"--workers {options.workers}: expected at least 1")
+    return run(lambda: _stored(options), StoreError)
+
+
+def _stored(options: argparse.Namespace) -> int:
+    """Returns 0, or 1 if a file was broken."""
     try:
         paths = find_cases(options.data)
         build(options.out, paths, options.workers)
-        volumes, broken = opened(options.out, paths)
-        report(options.data, len(paths), volumes, broken)
-    except (OSError, StoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    volumes, broken = opened(options.out, paths)
+    report(options.data, len(paths), volumes, broken)
     sizes = [json.loads(line) for line in read_index(options.out).values()]
     stored = sum(each.get("bytes", 0) for each in sizes)
     decoded = sum(volume.nbytes for volume in volumes)

@@ -26,7 +26,7 @@ from training.config import DEFAULT, TrainingConfig
 from training.dataset import Volume, load_volumes
 from training.recipe import Recipe, pack
 from training.render import Batch, carry, render
-from training.store import build, fits_in_memory, opened, outstanding, volumes_of
+from training.store import build, fits_in_memory, main, opened, outstanding, volumes_of
 from training.stored import CASES, INDEX, StoredVolumes, StoreError, part_of, read_index
 from training.stream import Steps
 from training.target import Target
@@ -251,6 +251,18 @@ def test_what_does_not_fit_into_the_free_memory(data: Path, monkeypatch: pytest.
         monkeypatch.setattr("training.store.available_memory", lambda free=free: free)
         assert fits_in_memory(paths_of(data)) is fits
         assert not fits_in_memory(paths_of(data), processes=2)
+
+
+def test_the_command_stores_and_says_what_cannot_be(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = str(tmp_path / "store")
+    assert main([str(data), "--out", out, "--workers", "1"]) == 0
+    assert "MB decoded" in capsys.readouterr().out
+    (data / "CT_broken_x_1.npz").write_bytes(b"no case")
+    assert main([str(data), "--out", out, "--workers", "1"]) == 1
+    assert "CT_broken_x_1.npz" in capsys.readouterr().err
+    assert main([str(tmp_path / "none"), "--out", out]) == 2
+    said = capsys.readouterr().err
+    assert "no such folder" in said and said.count("\n") == 1
 
 
 def building(data: Path, out: Path) -> BaseProcess:
