@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -119,7 +120,11 @@ def part_of(shape: Sequence[int], edge: int) -> Voxel:
 def remove_unfinished_cases(store: Path) -> None:
     """Removes what killed builders may have left."""
     for path in (store / CASES).glob(f".*{SUFFIX}"):
-        shutil.rmtree(path, ignore_errors=True)
+        doomed = path.with_name(path.name.removesuffix(SUFFIX) + f"-removed{SUFFIX}")
+        # Renamed first: a worker that outlived its killed builder by a moment must not finish what is half removed.
+        with suppress(FileNotFoundError):
+            path.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _entry(key: str, volume: Volume) -> Entry:

@@ -19,6 +19,7 @@ import torch
 
 pytest.importorskip("blosc2", reason="blosc2, which only a store needs, is not installed")
 
+from inference.atomic import SUFFIX
 from inference.case import CaseError
 from inference.window import Window
 from training.__main__ import _volumes, parser
@@ -27,7 +28,7 @@ from training.dataset import Volume, load_volumes
 from training.recipe import Recipe, pack
 from training.render import Batch, carry, render
 from training.store import build, fits_in_memory, main, opened, outstanding, volumes_of
-from training.stored import CASES, INDEX, StoredVolumes, StoreError, part_of, read_index
+from training.stored import CASES, INDEX, StoredVolumes, StoreError, part_of, read_index, remove_unfinished_cases
 from training.stream import Steps
 from training.target import Target
 
@@ -224,6 +225,20 @@ def test_another_s_index_is_refused(data: Path, tmp_path: Path, content: bytes):
     (tmp_path / INDEX).write_bytes(content)
     with pytest.raises(StoreError, match=INDEX):
         build(tmp_path, paths_of(data))
+
+
+def test_what_is_being_removed_cannot_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A worker that outlives its killed builder renames its folder while the next builder removes it."""
+    unfinished = tmp_path / CASES / f".x{SUFFIX}"
+    unfinished.mkdir(parents=True)
+
+    def rmtree(path: Path, ignore_errors: bool) -> None:
+        with pytest.raises(FileNotFoundError):
+            unfinished.rename(tmp_path / CASES / "key")
+
+    monkeypatch.setattr("training.stored.shutil.rmtree", rmtree)
+    remove_unfinished_cases(tmp_path)
+    assert not (tmp_path / CASES / "key").exists()
 
 
 def test_few_volumes_are_at_hand(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
