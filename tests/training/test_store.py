@@ -299,7 +299,7 @@ def test_two_that_build_at_once_wait_for_each_other(data: Path, tmp_path: Path):
 def test_killed_at_any_moment_the_next_one_goes_on(data: Path, config: TrainingConfig, tmp_path: Path):
     """20 times, and the store is as if nothing had been."""
     seed, killed = random.Random(0), 0
-    for copy in range(97):
+    for copy in range(157):
         shutil.copy2(data / "MR_a_b_1.npz", data / f"MR_more_{copy}.npz")
     out = tmp_path / "store"
     for _ in range(20):
