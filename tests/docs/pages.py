@@ -66,6 +66,7 @@ NOT_RUN = {
     (PAPER, "make save"): BUILD,
     (CLUSTER, "gunzip"): APPTAINER,
     (CLUSTER, "apptainer"): APPTAINER,
+    (SEGMENT, "segfm3d segment MR_T1_image.nii.gz"): "the image of a patient, to be got from its collection",
     (SUBMIT, "make build"): BUILD,
     (SUBMIT, "make test"): TESTS,
     (SUBMIT, "make save"): BUILD,
