@@ -93,7 +93,7 @@ def rescale(volume: NDArray, modality: str | None, window: str | None) -> tuple[
         result[...] = np.rint((np.clip(plane.astype(np.float64), asked.low, asked.high) - asked.low) * scale)
     note += _what_is_left(scaled, volume)
     if window is None and usual is not None and volume.min() >= 0:
-        shifted = f"{asked.low + OFFSET:g},{asked.high + OFFSET:g}"
+        shifted = f"{asked.high - asked.low:g},{(asked.low + asked.high) / 2 + OFFSET:g}"  # Width and level.
         note += "; no value is below 0, though air is −1000 in Hounsfield units: is this CT offset by 1024? "
         note += f"Then give --window {shifted}"
     return scaled, f"intensities {asked.low:g} to {asked.high:g} become 0 to {TOP}, others are clipped{note}"

@@ -115,8 +115,10 @@ class TestWhatIsLeft:
 
     def test_ct_that_is_not_in_hounsfield_units(self) -> None:
         note = rescale(self.ordinary + 1024, "CT", None)[1]
-        assert note.endswith("is this CT offset by 1024? Then give --window 864,1264"), note
-        assert "offset" not in rescale(self.ordinary + 1024, "CT", "864,1264")[1]
+        assert note.endswith("is this CT offset by 1024? Then give --window 400,1064"), note
+        obeyed, said = rescale(self.ordinary + 1024, "CT", note.rpartition(" ")[2])
+        assert said == "intensities 864 to 1264 become 0 to 255, others are clipped"
+        np.testing.assert_array_equal(obeyed, rescale(self.ordinary, "CT", None)[0])
 
     def test_a_window_beside_the_values(self) -> None:
         note = rescale(self.ordinary // 20 + 3000, None, "soft")[1]
