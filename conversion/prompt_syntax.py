@@ -62,8 +62,12 @@ def read_prompts(
             )
         placed.append((usual if label is None else label, click))
     labels = sorted({*there, *(label for label, _ in placed)})
-    if not known:  # A number that is left out is a slip of the hand; those of a mask may have gaps.
-        labels = range(1, max(labels, default=0) + 1)
+    if not known and labels != list(range(1, len(labels) + 1)):  # A slip of the hand; those of a mask may have gaps.
+        expected = "1" if len(labels) == 1 else f"1 to {len(labels)}"
+        raise ConversionError(
+            f"objects are numbered from 1 without gaps, and there is only {', '.join(map(str, labels))}; expected "
+            f"{expected}, or the mask that holds the others as --previous"
+        )
     if not 1 <= len(labels) <= MAX_OBJECTS:
         raise ConversionError(f"{len(labels)} objects; expected 1 to {MAX_OBJECTS}, each with a --box or a --click")
     objects = tuple(

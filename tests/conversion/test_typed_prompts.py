@@ -148,7 +148,7 @@ def test_a_click_of_no_object_in_particular() -> None:
 
 def test_more_objects_than_there_can_be() -> None:
     with pytest.raises(ConversionError, match="256 objects; expected 1 to 255"):
-        read_prompts([], ["256:1,1,1"], place())
+        read_prompts([], [f"{label}:1,1,1" for label in range(1, 257)], place())
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,19 @@ def test_clicks_far_from_their_box_are_said() -> None:
     assert said((60, 45, 15)) == [f"object 3: the click 60,45,15 {place.format(126)}{backwards}"]
 
 
-@pytest.mark.parametrize("clicks", [["3:1,1,1"], ["bg:1,1,1"]])
-def test_an_object_that_nothing_is_said_of(clicks: list[str]) -> None:
+def test_an_object_that_no_more_than_its_outside_is_said_of() -> None:
     with pytest.raises(ConversionError, match="object 1 has neither a box nor a foreground click"):
-        read_prompts([], clicks, place())
+        read_prompts([], ["bg:1,1,1"], place())
+
+
+@pytest.mark.parametrize(
+    ("boxes", "clicks", "given", "numbers"),
+    [
+        ([], ["5:1,1,1"], "5", "1"),
+        ([], [f"{10**30}:1,1,1"], f"{10**30}", "1"),
+        (["0:1,0:1,0:1"], ["3:1,1,1", "4:2,2,2"], "1, 3, 4", "1 to 3"),
+    ],
+)
+def test_objects_whose_numbers_have_gaps(boxes: list[str], clicks: list[str], given: str, numbers: str) -> None:
+    with pytest.raises(ConversionError, match=f"from 1 without gaps, and there is only {given}; expected {numbers}, or"):
+        read_prompts(boxes, clicks, place())
