@@ -253,5 +253,5 @@ def test_an_object_that_no_more_than_its_outside_is_said_of() -> None:
     ],
 )
 def test_objects_whose_numbers_have_gaps(boxes: list[str], clicks: list[str], given: str, numbers: str) -> None:
-    with pytest.raises(ConversionError, match=f"from 1 without gaps, and there is only {given}; expected {numbers}, or"):
+    with pytest.raises(ConversionError, match=f"without gaps, and there is only {given}; expected {numbers}, or"):
         read_prompts(boxes, clicks, place())
