@@ -170,10 +170,12 @@ def _view(options: argparse.Namespace) -> None:
 
     shown = options.mask or options.image
     page = options.output or Path(f"{shown.resolve().name.split('.')[0]}.html")
-    source = _source_with_stored_prompts(options)
+    source, remark = _source_with_stored_prompts(options)
     labels = None
     if options.mask is not None:
         labels, ids = read_labels(options.mask, source.image)
+        if remark:  # Not of a mask that is refused.
+            print(remark)
         others = tuple(ObjectPrompts(label) for label in ids if label not in source.ids)
         source = replace(source, objects=tuple(sorted((*source.objects, *others), key=lambda item: item.label)))
     if source.ids and max(source.ids) > MAX_OBJECTS:
@@ -188,16 +190,19 @@ def _view(options: argparse.Namespace) -> None:
     print(f"{page}: {size / 1e6:.1f} MB; open it in a browser")
 
 
-def _source_with_stored_prompts(options: argparse.Namespace) -> Source:
-    """The image with the prompts that are stored beside the mask, if there are any, and those of the options."""
+def _source_with_stored_prompts(options: argparse.Namespace) -> tuple[Source, str]:
+    """The image with the prompts that are stored beside the mask, if there are any, and those of the options.
+
+    Returns:
+        it, and what is to be said if the mask is shown without the prompts beside it.
+    """
     if options.mask is None or options.previous is not None or not prompts_path(options.mask).exists():
-        return read_source(options)
+        return read_source(options), ""
     try:
         earlier = read_prompt_file(options.mask)
-        return read_source(earlier.completed(options), earlier)
+        return read_source(earlier.completed(options), earlier), ""
     except PromptFileError as error:  # The mask may still be this image's.
-        print(f"{error}; the mask is shown without them")
-        return read_source(options)
+        return read_source(options), f"{error}; the mask is shown without them"
 
 
 if __name__ == "__main__":

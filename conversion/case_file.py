@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from conversion.volume import ConversionError
 from inference.atomic import replacing
-from inference.npz import NpzError, read_array
+from inference.npz import NpzError, open_npz, read_array, read_member
 from inference.prompt_types import PROMPT_TYPES, ObjectPrompts
 
 
@@ -65,10 +65,13 @@ def read_result(path: Path) -> NDArray[np.uint8]:
     """Reads ``segs`` of a result.
 
     Raises:
-        ConversionError: unreadable, or not a label map.
+        ConversionError: unreadable, a case in place of a result, or not a label map.
     """
     try:
-        labels = read_array(path, "segs")
+        with open_npz(path) as archive:
+            if "imgs.npy" in (found := archive.namelist()) and "segs.npy" not in found:
+                raise NpzError("is a case, not a result; segfm3d predict makes results of cases, which hold segs")
+            labels = read_member(archive, "segs")
     except NpzError as error:
         raise ConversionError(str(error)) from error
     if labels.ndim != 3 or labels.dtype.kind not in "bui" or labels.min() < 0 or labels.max() > 255:

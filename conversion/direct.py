@@ -79,10 +79,11 @@ def _segment(options: argparse.Namespace) -> int:
     check_mask_can_be_written(options.output, source.image)
     segmenter = _network(options.weights, options.device)
     labels, reports = segmented(source, segmenter, options.image.name)
+    done = {path: "replaced" if path.exists() else "written" for path in (options.output, options.preview) if path}
     _write(options.output, labels, source, options)
     for line in described(labels, source, reports):
         print(line)
-    print(f"{options.output}: written, and its prompts in {prompts_path(options.output).name}")
+    print(f"{options.output}: {done[options.output]}, and its prompts in {prompts_path(options.output).name}")
     if options.preview is not None:
         from conversion.preview import write_preview  # Matplotlib takes a second.
 
@@ -91,7 +92,7 @@ def _segment(options: argparse.Namespace) -> int:
         except OSError as error:
             print(f"error: --preview {options.preview}: cannot be written ({error.strerror})", file=sys.stderr)
             return 1
-        print(f"{options.preview}: written")
+        print(f"{options.preview}: {done[options.preview]}")
     return 1 if segmenter.failures else 0
 
 

@@ -28,7 +28,7 @@ MOST_OBJECTS = 12
 PLANES = {"L": "sagittal", "R": "sagittal", "A": "coronal", "P": "coronal", "S": "axial", "I": "axial"}
 """The direction that a plane is perpendicular to, and what the plane is called."""
 
-UNKNOWN = "; the image does not say how the patient lies: as stored"
+UNKNOWN = "the image does not say how the patient lies: as stored"
 
 
 def write_preview(path: Path, source: Source, labels: NDArray[np.uint8]) -> None:
@@ -53,7 +53,7 @@ def write_preview(path: Path, source: Source, labels: NDArray[np.uint8]) -> None
             _draw(view, source, mask, item, axis, middle, ends)
         row[1].set_title(f"object {item.label}: {int(mask.sum())} voxels\n{row[1].get_title()}", color="white")
     legend = "mask in orange, box dashed, clicks + in and × out (both projected); numbers: voxels, as --click z,y,x"
-    figure.suptitle(legend + (UNKNOWN if ends is None else ""), color="white")
+    figure.suptitle(legend if ends is not None else f"{legend}\n{UNKNOWN}", color="white")
     with replacing(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=100)
     pyplot.close(figure)

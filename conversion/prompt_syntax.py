@@ -62,8 +62,12 @@ def read_prompts(
             )
         placed.append((usual if label is None else label, click))
     labels = sorted({*there, *(label for label, _ in placed)})
-    if not known:  # A number that is left out is a slip of the hand; those of a mask may have gaps.
-        labels = range(1, max(labels, default=0) + 1)
+    if not known and labels != list(range(1, len(labels) + 1)):  # A slip of the hand; those of a mask may have gaps.
+        expected = "1" if len(labels) == 1 else f"1 to {len(labels)}"
+        raise ConversionError(
+            f"objects are numbered from 1 without gaps, and there is only {', '.join(map(str, labels))}; expected "
+            f"{expected}, or the mask that holds the others as --previous"
+        )
     if not 1 <= len(labels) <= MAX_OBJECTS:
         raise ConversionError(f"{len(labels)} objects; expected 1 to {MAX_OBJECTS}, each with a --box or a --click")
     objects = tuple(
@@ -83,24 +87,28 @@ def read_prompts(
 def read_box(text: str, image: sitk.Image, log: Callable[[str], None] = print) -> Box:
     """A box in voxels of the image (see the module's page).
 
-    Its corners may be given in either order. It holds every voxel that it touches; in millimetres, where the image is
-    oblique, that is the smallest box of voxels around it. What of it reaches outside the image is cut off, and said.
+    Its corners may be given in either order, which is said. It holds every voxel that it touches; in millimetres, where
+    the image is oblique, that is the smallest box of voxels around it. What of it reaches outside the image is cut off,
+    and said.
 
     Raises:
-        ConversionError: not a box, or outside the image.
+        ConversionError: not a box, outside the image, or one that leaves the image and lies in it if it is read
+            backwards.
     """
     option = f"--box {text}"
     shape = image.GetSize()[::-1]
     if _is_named(text):
         ranges = _named(option, text, _range)
+        inverted = any(sign * ranges[axis][0] > sign * ranges[axis][1] for _, axis, sign in _axes(text))
         points = list(itertools.product(*(ranges[axis] for axis in range(3))))
         voxels = np.array([_continuous((x, y, z), image) for x, y, z in points])
-        span = _extent(image)
+        span = _extent(image, text)
     else:
         words = _words(text)
         found = [pair for word in words if (pair := _range(word)) is not None]
         if len(words) != 3 or len(found) != 3:
             raise ConversionError(f"{option}: not a box; expected {BOX_HELP}")
+        inverted = any(first > last for first, last in found)
         voxels = np.array(found).T
         span = _span(shape)
     box = Box(_rounded(voxels.min(axis=0)), _rounded(voxels.max(axis=0)))
@@ -108,8 +116,14 @@ def read_box(text: str, image: sitk.Image, log: Callable[[str], None] = print) -
     hint = "" if _is_named(text) else _reversed_hint("box", box, shape)
     if clipped is None:
         raise ConversionError(f"{option}: lies outside the image, which spans {span}{hint}")
+    if hint and clipped != box:
+        raise ConversionError(
+            f"{option}: reaches outside the image, which spans {span}; --box {_typed(clipped)} is inside{hint}"
+        )
+    if inverted:
+        log(f"{option}: is inverted; its ends are put in order: {_typed(box)} (z,y,x)")
     if clipped != box:
-        log(f"{option}: reaches outside the image, which spans {span}; {_typed(clipped)} (z,y,x) is taken of it{hint}")
+        log(f"{option}: reaches outside the image, which spans {span}; {_typed(clipped)} (z,y,x) is taken of it")
     return clipped
 
 
@@ -128,7 +142,7 @@ def read_click(text: str, image: sitk.Image) -> tuple[int | None, Click]:
     if _is_named(place):
         millimetres = _named(option, place, _number)
         position = _rounded(_continuous((millimetres[0][0], millimetres[1][0], millimetres[2][0]), image))
-        span = _extent(image)
+        span = _extent(image, place)
     else:
         words = _words(place)
         numbers = [number for word in words if (number := _number(word)) is not None]
@@ -260,8 +274,13 @@ def _span(shape: tuple[int, ...]) -> str:
     return ", ".join(f"{name} 0 to {n - 1}" for name, n in zip("zyx", shape))
 
 
-def _extent(image: sitk.Image) -> str:
+def _axes(text: str) -> Iterator[tuple[str, int, int]]:
+    """The letters of a place that :func:`_named` has understood, as they were typed, with their axes and signs."""
+    return ((name, *AXES[name]) for name in re.findall("[LRPAIS]", text.upper()))
+
+
+def _extent(image: sitk.Image, text: str) -> str:
+    """What the image spans, in the letters that were typed."""
     ends = corners(image)
-    return ", ".join(
-        f"{name} {low:.1f} to {high:.1f}" for name, low, high in zip("LPS", ends.min(axis=0), ends.max(axis=0))
-    )
+    spans = ((name, sign * ends[:, axis]) for name, axis, sign in _axes(text))
+    return ", ".join(f"{name} {span.min():.1f} to {span.max():.1f}" for name, span in spans)

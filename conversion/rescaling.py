@@ -16,7 +16,7 @@ TOP = 255
 PERCENTILES = (0.5, 99.5)
 
 FEW = 8
-"""An image of more values that a window leaves so many grey levels of is hardly one, and that is said."""
+"""An image of no more values, all whole, is hardly one, and that is said; nor is what a window leaves so few of."""
 
 MOSTLY = 0.99
 """So is one of which this part becomes black or white."""
@@ -75,6 +75,7 @@ def rescale(volume: NDArray, modality: str | None, window: str | None) -> tuple[
     usual = MODALITIES[modality].window if modality in MODALITIES else None
     asked = None if window is None else parse_window(window)
     volume, note = _finite(volume)
+    note += _is_it_a_mask(volume)
     if window is None and _in_range(volume):
         unchanged = volume.astype(np.uint8) if volume.dtype.kind in "iu" else volume
         low, high = volume.min(), volume.max()
@@ -93,7 +94,7 @@ def rescale(volume: NDArray, modality: str | None, window: str | None) -> tuple[
         result[...] = np.rint((np.clip(plane.astype(np.float64), asked.low, asked.high) - asked.low) * scale)
     note += _what_is_left(scaled, volume)
     if window is None and usual is not None and volume.min() >= 0:
-        shifted = f"{asked.low + OFFSET:g},{asked.high + OFFSET:g}"
+        shifted = f"{asked.high - asked.low:g},{(asked.low + asked.high) / 2 + OFFSET:g}"  # Width and level.
         note += "; no value is below 0, though air is −1000 in Hounsfield units: is this CT offset by 1024? "
         note += f"Then give --window {shifted}"
     return scaled, f"intensities {asked.low:g} to {asked.high:g} become 0 to {TOP}, others are clipped{note}"
@@ -106,10 +107,26 @@ def _what_is_left(scaled: NDArray[np.uint8], volume: NDArray) -> str:
     if levels == 1:
         return f"; every voxel becomes {scaled.flat[0]}, so nothing can be seen in it: expected another window"
     outside = (counts[0] + counts[TOP]) / scaled.size
-    few = volume.ravel()[:: max(volume.size // 10_000, 1)]
-    if (outside > MOSTLY or levels <= FEW) and len(np.unique(few)) > FEW:
+    if (outside > MOSTLY or levels <= FEW) and len(np.unique(_some(volume))) > FEW:
         return f"; {outside:.1%} of the voxels lie outside, {levels} grey levels are left: is this the right window?"
     return ""
+
+
+def _is_it_a_mask(volume: NDArray) -> str:
+    """What is to be said of an image of a few whole numbers; empty for any other."""
+    values = np.unique(_some(volume))
+    for plane in volume:
+        if len(values) > FEW:  # After the first voxels, of nearly all images.
+            return ""
+        values = np.union1d(values, plane)
+    if not 1 < len(values) <= FEW or (values != np.rint(values)).any():
+        return ""
+    return f"; it holds {len(values)} values only: is it a mask, in place of the image?"
+
+
+def _some(volume: NDArray) -> NDArray:
+    """Some 10,000 voxels from all over an image."""
+    return volume.ravel()[:: max(volume.size // 10_000, 1)]
 
 
 def _in_range(volume: NDArray) -> bool:

@@ -159,7 +159,8 @@ def read_source(options: argparse.Namespace, earlier: StoredPrompts | None = Non
         raise ConversionError(f"{options.image}: {error}") from error
     if not volume.flags.writeable:  # A view of the image, which PyTorch warns of.
         volume = volume.copy()
-    print(f"{options.image.name}: {note}")
+    shape = "×".join(map(str, volume.shape))
+    print(f"{options.image.name}: {shape} voxels (z×y×x), {note}")
     if kind is None and options.window is None and raw.min() < -500:
         print(f"{options.image.name}: values down to {raw.min():g} look like CT; if it is one, say --modality CT")
     return Source(image, volume, objects, previous, kind, unchanged)

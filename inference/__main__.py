@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 
-from inference.options import predict_options
+from inference.options import FOR_AN_IMAGE, predict_options
 
 if __name__ == "__main__":
     CHOSEN = predict_options(None)  # Wrong use is said before the seconds of the imports.
@@ -34,6 +34,9 @@ from inference.segmenter import Segmenter, load_segmenter, segment_case
 gc.freeze()
 gc.enable()
 
+IMAGES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".dcm")
+"""Names of images, which are no cases yet."""
+
 TERMINATED = 128 + signal.SIGTERM
 """The exit code of a run that was told to stop."""
 
@@ -61,6 +64,9 @@ def predict(chosen: argparse.Namespace) -> int:
 
 
 def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, spent: float) -> int:
+    if chosen.inputs.is_file():
+        hint = f"give the folder {chosen.inputs.parent}" if chosen.inputs.suffix == ".npz" else FOR_AN_IMAGE
+        return fail(f"{chosen.inputs}: is a file; --inputs expects a folder of cases; {hint}", WRONG_USE)
     if not chosen.inputs.is_dir():
         return fail(f"{chosen.inputs}: no such folder; give the folder of cases with --inputs", WRONG_USE)
     try:
@@ -69,7 +75,9 @@ def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, spent: float) -> 
         return fail(f"{chosen.inputs}: cannot be read ({error.strerror}); expected a folder of cases", WRONG_USE)
     paths = [path for path in entries if path.suffix == ".npz" and not path.name.startswith(".")]
     if not paths:
-        return fail(f"{chosen.inputs}: no *.npz in it; expected the challenge's cases", WRONG_USE)
+        images = any(path.name.lower().endswith(IMAGES) for path in entries)
+        hint = f"; segfm3d case make makes a case of an image, and {FOR_AN_IMAGE}" if images else ""
+        return fail(f"{chosen.inputs}: no *.npz in it; expected the challenge's cases{hint}", WRONG_USE)
     try:
         chosen.outputs.mkdir(parents=True, exist_ok=True)
         remove_unfinished(chosen.outputs)

@@ -14,7 +14,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, TextIO
 
@@ -24,6 +24,12 @@ CLOSED_PIPE = 128 + signal.SIGPIPE
 
 Main = Callable[[list[str], str], int]
 """A command: its arguments and what it is called -> its exit code."""
+
+_ALSO_CALLED = {"--point": "--click", "--points": "--click"}
+"""Options as other programs call them."""
+
+_PLACE = r"((\d+:)?((fg|bg):)?[-+\d.:]+),?"
+"""A word of a box or a click, where spaces stand for the commas or beside them."""
 
 _MISTAKEN_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 """What the operating system says of a path that should not have been given; anything else went wrong on the way."""
@@ -71,7 +77,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        meant = "".join(dict.fromkeys(map(self._meant, self._typed)))
+        meant = "".join(dict.fromkeys((*map(self._meant, self._typed), *self._meant_as_one_word())))
         fail(f"{' '.join(message.split())}{meant}; see {self.prog} --help")
         raise SystemExit(WRONG_USE)
 
@@ -81,7 +87,17 @@ class Parser(argparse.ArgumentParser):
         known = list(self._option_string_actions)
         if not re.match(r"--?[A-Za-z]", name) or any(option.startswith(name) for option in known):
             return ""
+        if _ALSO_CALLED.get(name) in known:
+            return f"; did you mean {_ALSO_CALLED[name]} for {name}?"
         return _did_you_mean(name, [option for option in known if option.startswith("--")])
+
+    def _meant_as_one_word(self) -> Iterator[str]:
+        """Of each option that three words of a place follow, a clause with the one word that they are to be."""
+        words = [part for word in self._typed for part in (word.split("=", 1) if word.startswith("--") else [word])]
+        for option, *place in zip(words, words[1:], words[2:], words[3:]):
+            found = [re.fullmatch(_PLACE, word) for word in place]
+            if option.startswith("--") and all(found):
+                yield f"; did you mean {option} {','.join(each[1] for each in found if each)}, without spaces?"
 
 
 def choose(

@@ -11,6 +11,10 @@ from inference.command import Parser
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "default.pt"
 
 
+FOR_AN_IMAGE = "for a single image there is segfm3d segment IMAGE"
+"""What is said where an image is given in place of cases."""
+
+
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """``--weights`` and ``--device``, with their variables."""
     variable = os.environ.get
@@ -70,7 +74,7 @@ def predict_options(arguments: list[str] | None, prog: str = "python -m inferenc
     )
     chosen, more = parser.parse_known_args(arguments)
     if more:
-        parser.error(f"{' '.join(more)}: not understood; for a single image there is segfm3d segment IMAGE")
+        parser.error(f"{' '.join(more)}: not understood; {FOR_AN_IMAGE}")
     if chosen.seconds_per_class <= 0 or chosen.runs_per_case <= 0:
         parser.error("--seconds-per-class and --runs-per-case: expected numbers above 0")
     return chosen

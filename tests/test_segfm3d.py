@@ -164,6 +164,7 @@ class TestRefusals:
         assert "unrecognized arguments: --bx" in said and said.count("did you mean --box for --bx?") == 1
         assert "did you mean --preview for -preview?" in refused("segment", scan, "-o", "mask.nii.gz", "-preview=a.png")
         assert "did you mean" not in refused("segment", scan, "-o", "mask.nii.gz", "--qqq")
+        assert "did you mean --click for --point?" in refused("segment", scan, "-o", "mask.nii.gz", "--point", "1,2,3")
         assert "did you mean --inputs for --inptus?" in refused("predict", "--inptus", "a")
         # What is missing is said first by argparse, and hides the mistake that it comes from.
         said = refused("case", "make", scan, "--clik=-1,2,3", "--outptu", "a.npz")
@@ -177,6 +178,20 @@ class TestRefusals:
             assert "no such file" in refused("weights", *words, *more)
         assert "see segfm3d weights convert --help" in refused("weights", "convert", "a", "b", "--temperature", 0)
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("typed", "meant"),
+        [
+            ("--click 29 20 12", "--click 29,20,12"),
+            ("--click=2:bg:29, 20, 12", "--click 2:bg:29,20,12"),
+            ("--click -1 20.5 12", "--click -1,20.5,12"),
+            ("--box 1:2 3:4 5:6", "--box 1:2,3:4,5:6"),
+        ],
+    )
+    def test_spaces_in_place_of_commas(self, refused: Callable[..., str], scan: str, typed: str, meant: str) -> None:
+        for words in ([*typed.split(), scan], [scan, *typed.split()]):
+            assert f"; did you mean {meant}, without spaces?" in refused("segment", *words, "-o", "mask.nii.gz")
+        assert "without spaces" not in refused("segment", scan, "--click", "29,20,12", "20", "-o", "mask.nii.gz")
 
     @pytest.mark.parametrize("command", [["-m", "inference"], ["-m", "segfm3d", "predict"]], ids=" ".join)
     def test_an_image_in_place_of_cases_is_refused_before_torch_is_imported(self, command: list[str]) -> None:

@@ -146,7 +146,10 @@ class TestFromCase:
         (tmp_path / "broken.npz").write_bytes(b"PK")
         start = ("read", tmp_path / "other.npz", "--like")
         assert "is (2, 3, 4), scan.nrrd is (5, 9, 7)" in refusal(capsys, *start, image_file, *out)
-        assert "no key 'segs'" in refusal(capsys, "read", tmp_path / "case.npz", "--like", image_file, *out)
+        said = refusal(capsys, "read", tmp_path / "case.npz", "--like", image_file, *out)
+        assert "case.npz: is a case, not a result; segfm3d predict makes results" in said
+        np.savez(tmp_path / "neither.npz", other=np.zeros((5, 9, 7), np.uint8))
+        assert "no key 'segs'" in refusal(capsys, "read", tmp_path / "neither.npz", "--like", image_file, *out)
         assert "not a readable" in refusal(capsys, "read", tmp_path / "broken.npz", "--like", image_file, *out)
         assert "unknown ending" in refusal(capsys, *start, image_file, "-o", tmp_path / "mask.stl")
         before = image_file.read_bytes()

@@ -115,8 +115,10 @@ class TestWhatIsLeft:
 
     def test_ct_that_is_not_in_hounsfield_units(self) -> None:
         note = rescale(self.ordinary + 1024, "CT", None)[1]
-        assert note.endswith("is this CT offset by 1024? Then give --window 864,1264"), note
-        assert "offset" not in rescale(self.ordinary + 1024, "CT", "864,1264")[1]
+        assert note.endswith("is this CT offset by 1024? Then give --window 400,1064"), note
+        obeyed, said = rescale(self.ordinary + 1024, "CT", note.rpartition(" ")[2])
+        assert said == "intensities 864 to 1264 become 0 to 255, others are clipped"
+        np.testing.assert_array_equal(obeyed, rescale(self.ordinary, "CT", None)[0])
 
     def test_a_window_beside_the_values(self) -> None:
         note = rescale(self.ordinary // 20 + 3000, None, "soft")[1]
@@ -126,8 +128,15 @@ class TestWhatIsLeft:
         note = rescale(np.random.default_rng(0).gamma(1.0, 1.0, (10, 20, 30)).astype(np.float32), "CT", None)[1]
         assert "grey levels are left: is this the right window?" in note
 
-    def test_nothing_is_said_of_an_image_of_two_values(self) -> None:
-        assert rescale(np.eye(8, dtype=np.int16)[None] * 1000, None, None)[1].endswith("others are clipped")
+    @pytest.mark.parametrize(("value", "said"), [(1, "left as they are"), (1000, "others are clipped")])
+    @pytest.mark.parametrize("dtype", [np.int16, np.float32])
+    def test_an_image_of_two_values_is_asked_whether_it_is_a_mask(self, value: int, said: str, dtype: type) -> None:
+        note = rescale(np.eye(8, dtype=dtype)[None] * value, None, None)[1]
+        assert note.endswith(f"{said}; it holds 2 values only: is it a mask, in place of the image?")
+
+    def test_nothing_is_said_of_few_fractions_and_of_many_whole_numbers(self) -> None:
+        assert "mask" not in rescale(np.eye(8)[None] * 0.5, None, None)[1]
+        assert "mask" not in rescale(np.arange(9, dtype=np.uint8).reshape(1, 3, 3), None, None)[1]
 
 
 def test_a_few_bright_voxels_are_not_lost() -> None:

@@ -37,7 +37,9 @@ class TestOneGo:
         options = ["-o", str(mask), "--preview", str(picture), "--weights", str(weights), "--device", "cpu"]
         prompts = ["--box", "1:3,2:6,1:4", "--click", "2:2,7,5"]
         assert segment([str(image_file), *prompts, *options]) == 0
-        assert "objects: 100%" in capsys.readouterr().err
+        said = capsys.readouterr()
+        assert said.out.startswith("scan.nrrd: 5×9×7 voxels (z×y×x), intensities ") and "objects: 100%" in said.err
+        assert f"{mask}: written, and its prompts in " in said.out and f"{picture}: written\n" in said.out
         check_same_grid(mask, sitk.ReadImage(str(mask)), read_volume(image_file))
         assert (tmp_path / "mask.prompts.json").is_file()
         assert sitk.GetArrayFromImage(sitk.ReadImage(str(picture))).std() > 10
@@ -87,10 +89,13 @@ class TestOneGo:
         assert segment([str(scan), *arguments, "-o", str(tmp_path / "new.nrrd")]) == 0
         assert np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "new.nrrd")))).tolist() == [0, label]
 
-    def test_without_a_prompt_a_mask_is_what_it_was(self, weights: Path, tmp_path: Path) -> None:
+    def test_without_a_prompt_a_mask_is_what_it_was(
+        self, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         scan, truth, before = labelled(tmp_path, place())
         common = ["--weights", str(weights), "--device", "cpu", "-o", str(truth)]
         assert segment([str(scan), "--previous", str(truth), *common]) == 0
+        assert f"{truth}: replaced, and its prompts in truth.prompts.json\n" in capsys.readouterr().out
         np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(truth))), before)
 
     def test_refusals(

@@ -50,6 +50,9 @@ def test_of_an_image_that_says_nothing_of_the_patient_planes_are_drawn_as_stored
 
     def keep(figure: Figure, path: Path, **_: object) -> None:
         drawn["said"] = figure.get_suptitle()
+        figure.draw_without_rendering()
+        (title,) = figure.texts
+        drawn["fits"] = figure.bbox.x0 < title.get_window_extent().x0 and title.get_window_extent().x1 < figure.bbox.x1
         drawn["turned"] = [(view.yaxis_inverted(), view.xaxis_inverted()) for view in figure.axes]
         drawn["letters"] = [text for view in figure.axes for text in view.texts]
         path.write_bytes(b"")
@@ -62,7 +65,7 @@ def test_of_an_image_that_says_nothing_of_the_patient_planes_are_drawn_as_stored
     write_preview(tmp_path / "a.png", image, np.zeros((40, 40, 40), np.uint8))
     # Of the image's rows, the first is at the top: the axis is inverted. z runs upwards.
     assert drawn["turned"] == [(True, False), (False, False), (False, False)]
-    assert UNKNOWN in drawn["said"] and drawn["letters"] == []
+    assert UNKNOWN in drawn["said"] and drawn["letters"] == [] and drawn["fits"]
 
 
 def test_the_demo_s_picture_is_turned_as_a_preview_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_a_box_that_reaches_out_of_the_image_is_cut_off() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("0:5,3:4,2:2", Box((0, 3, 2), (4, 4, 2))),
+        ("0:5,3:4,2:6", Box((0, 3, 2), (4, 4, 6))),
         ("4:1,8:0,2:2", Box((1, 0, 2), (4, 8, 2))),
         ("0:1,0:1,-1:1", Box((0, 0, 0), (1, 1, 1))),
         ("-1:5, -1:9, -1:7", Box((0, 0, 0), (4, 8, 6))),
@@ -88,8 +88,10 @@ def test_a_box_has_one_rule_in_voxels_and_in_millimetres(text: str, expected: Bo
     named = ",".join(f"{name}={a:.4f}:{b:.4f}" for name, a, b in zip("LPS", *points))
     assert read_box(named, image, said[1].append) == expected
     outside = any(min(end) < -0.5 or max(end) > n - 0.5 for end, n in zip(ends, (5, 9, 7)))
-    assert [len(lines) for lines in said] == [outside, outside]
-    assert all("reaches outside the image" in line for lines in said for line in lines)
+    inverted = any(first > last for first, last in ends)
+    remarks = ["is inverted; its ends are put in order: "] * inverted + ["reaches outside the image"] * outside
+    for lines in said:
+        assert len(lines) == len(remarks) and all(remark in line for remark, line in zip(remarks, lines))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_a_click_of_no_object_in_particular() -> None:
 
 def test_more_objects_than_there_can_be() -> None:
     with pytest.raises(ConversionError, match="256 objects; expected 1 to 255"):
-        read_prompts([], ["256:1,1,1"], place())
+        read_prompts([], [f"{label}:1,1,1" for label in range(1, 257)], place())
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,7 @@ def test_more_objects_than_there_can_be() -> None:
         ("L=1:2,P=3,S=1:2", "'P=3' is not understood"),
         ("L=1:nan,P=3:4,S=1:2", "is not understood"),
         ("L=500:600,P=40:41,S=-1200:-1199", "lies outside the image, which spans L -80.5 to -76.3"),
+        ("I=1200:1199,R=500:600,P=40:41", "which spans I 1188.3 to 1200.8, R 76.3 to 80.5, P 40.2 to 50.6"),
     ],
 )
 def test_no_box(text: str, message: str) -> None:
@@ -185,6 +188,7 @@ def test_no_box(text: str, message: str) -> None:
         ("5,0,0", "lies outside the image, which spans z 0 to 4, y 0 to 8, x 0 to 6"),
         ("bg:L=1,P=2", "names 2 axes"),
         ("L=0,P=0,S=0", "lies outside the image, which spans L"),
+        ("bg:R 10, a 20, S 75", "lies outside the image, which spans R 7"),
     ],
 )
 def test_no_click(text: str, message: str) -> None:
@@ -214,6 +218,7 @@ def test_numbers_that_fit_backwards_are_taken_for_xyz(read: Callable, typed: str
         said.append(read(typed, place(), said.append) if read is read_box else read(typed, place()))
     except ConversionError as error:
         said.append(str(error))
+    assert meant is None or len(said) == 1, "it is refused"
     assert said[0].endswith(f"; the order is z,y,x: if x,y,z was typed, {meant} is meant") == (meant is not None)
     assert ("x,y,z" in said[0]) == (meant is not None)
 
@@ -234,7 +239,19 @@ def test_clicks_far_from_their_box_are_said() -> None:
     assert said((60, 45, 15)) == [f"object 3: the click 60,45,15 {place.format(126)}{backwards}"]
 
 
-@pytest.mark.parametrize("clicks", [["3:1,1,1"], ["bg:1,1,1"]])
-def test_an_object_that_nothing_is_said_of(clicks: list[str]) -> None:
+def test_an_object_that_no_more_than_its_outside_is_said_of() -> None:
     with pytest.raises(ConversionError, match="object 1 has neither a box nor a foreground click"):
-        read_prompts([], clicks, place())
+        read_prompts([], ["bg:1,1,1"], place())
+
+
+@pytest.mark.parametrize(
+    ("boxes", "clicks", "given", "numbers"),
+    [
+        ([], ["5:1,1,1"], "5", "1"),
+        ([], [f"{10**30}:1,1,1"], f"{10**30}", "1"),
+        (["0:1,0:1,0:1"], ["3:1,1,1", "4:2,2,2"], "1, 3, 4", "1 to 3"),
+    ],
+)
+def test_objects_whose_numbers_have_gaps(boxes: list[str], clicks: list[str], given: str, numbers: str) -> None:
+    with pytest.raises(ConversionError, match=f"without gaps, and there is only {given}; expected {numbers}, or"):
+        read_prompts(boxes, clicks, place())

@@ -88,10 +88,15 @@ def test_an_image_with_a_mask(kind: str, label: int, tmp_path: Path) -> None:
     assert content["turned"] == [list(turned(axis, patient_ends(image))) for axis in range(3)]
 
 
-def test_a_mask_of_another_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_mask_of_another_image(stored: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sitk.WriteImage(place(), str(tmp_path / "scan.nrrd"))
-    other = place(direction=rotation())
+    other = place(direction=rotation()) + 1
+    if stored:
+        objects = (ObjectPrompts(1, Box((1, 2, 4), (2, 3, 5))),)
+        write_prompts(tmp_path / "mask.prompts.json", other, "other.nrrd", objects)
     write_mask(tmp_path / "mask.nrrd", np.ones(other.GetSize()[::-1], np.uint8), other)
     assert view([*map(str, (tmp_path / "scan.nrrd", tmp_path / "mask.nrrd", "-o", tmp_path / "a.html"))], "view") == 2
-    assert "lies elsewhere than the image" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "lies elsewhere than the image" in said.err and "shown without" not in said.out
     assert not (tmp_path / "a.html").exists()

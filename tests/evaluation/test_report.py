@@ -151,9 +151,16 @@ def test_the_page_is_whole_and_names_every_failure(results):
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page)
     assert "url(" not in page and "@import" not in page
     assert page.count("data:image/webp") == 2  # of CT and MRI; there is no usable output of the others
-    assert "Best and worst cases of ours" in page
+    assert "Best and worst cases of ours" in page and "2 contestants, 5 cases. " in page
     assert colour_of("ours") in page and colour_of("ellipsoid") in page, "names have the colours of the plots"
     assert (results / "ours" / CSV_FILE).exists()
+
+
+def test_one_contestant_and_one_case_are_not_plural(tmp_path):
+    path = write_case(tmp_path / "CT_a.npz")
+    ours = Contestant("ours", {path.name: np.load(path)["gts"]})
+    evaluate(ours, [path], ResultsFolder(tmp_path / "results" / "ours", ours.identity))
+    assert "1 contestant, 1 case. " in write_report(tmp_path / "results", [tmp_path]).read_text()
 
 
 def test_the_focus_can_be_chosen_and_must_exist(results):

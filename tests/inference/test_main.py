@@ -315,7 +315,21 @@ class TestSettings:
 
     def test_no_cases(self, folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
         assert folders.run() == 2
-        assert f"error: {folders.inputs}: no *.npz in it" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"error: {folders.inputs}: no *.npz in it" in said and "segfm3d" not in said
+
+    def test_images_in_place_of_cases(self, folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
+        scan = folders.inputs / "scan.nii.gz"
+        scan.touch()
+        assert folders.run() == 2
+        said = capsys.readouterr().err
+        assert "no *.npz in it" in said and "segfm3d case make" in said and "segfm3d segment IMAGE" in said
+        assert folders.run("--inputs", str(scan)) == 2
+        said = capsys.readouterr().err
+        assert f"error: {scan}: is a file; --inputs expects a folder of cases; for a single image there is" in said
+        write_case(folders.inputs / "case.npz", volume(SHAPE), [INNER])
+        assert folders.run("--inputs", str(folders.inputs / "case.npz")) == 2
+        assert f"give the folder {folders.inputs}" in capsys.readouterr().err
 
     def test_outputs_that_are_a_file(self, folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
         write_case(folders.inputs / "case.npz", volume(SHAPE), [INNER])
