@@ -282,8 +282,9 @@ class TestHowItEnds:
 
     def test_ctrl_c_of_a_process(self, scan: str, tmp_path: Path) -> None:
         code = (
-            "import os, segfm3d, time\n"
-            # Not one long wait: a signal just before it would never end it.
+            "import os, segfm3d, signal, time\n"
+            # It may be ignored here, as in what a shell has put into the background.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "def wait(*_):\n    os.write(1, b'runs\\n')\n    while True:\n        time.sleep(0.05)\n"
             "segfm3d.COMMANDS['wait'] = ('', wait)\n"
             "segfm3d.leave(segfm3d.main(['wait']))"
