@@ -14,25 +14,28 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evaluation.groups import WORST_PART, is_harmful
+from evaluation.groups import is_harmful, mean_of_worst
 from inference.atomic import replacing
 from inference.case import CaseError
 from inference.checkpoint import CheckpointError
 from inference.command import Parser, run
+from inference.geometry import Voxel
 from inference.model import load_model
 from inference.network import NetworkConfig
 from inference.prompts import PromptStyle
-from training.config import DEFAULT, TrainingConfig
+from training.config import DEFAULT, PAPER, TrainingConfig
 from training.dataset import Volume, by_source, find_cases, load_volume, load_volumes, source_of
 from training.interaction import log_odds, simulate
 from training.lock import FolderInUseError
 from training.loop import Run, half_precision_pays, train
+from training.loss import dice
 from training.render import Batch
 from training.shapes.library import LabelMap, load_shapes
 from training.state import ResumeError
@@ -126,12 +129,11 @@ def judge(network: nn.Module, style: PromptStyle, samples: Samples) -> dict[str,
     figures = {}
     for kind, sources in samples.items():
         dices = [np.concatenate([_dices(network, batch, style, device) for batch in source]) for source in sources]
-        finals = np.sort(np.concatenate(dices)[:, -1])
         changes = np.concatenate([np.diff(each).ravel() for each in dices])
         figures[kind] = Figures(
             float(np.mean([each[:, 0].mean() for each in dices])),
             float(np.mean([each[:, -1].mean() for each in dices])),
-            float(finals[: math.ceil(WORST_PART * len(finals))].mean()),
+            mean_of_worst(np.concatenate(dices)[:, -1]),
             float(np.mean([is_harmful(change) for change in changes])),
         )
     return figures
@@ -139,22 +141,8 @@ def judge(network: nn.Module, style: PromptStyle, samples: Samples) -> dict[str,
 
 def _judging(config: TrainingConfig, samples: int, no_box: float) -> TrainingConfig:
     """Labelled objects as they are, in forwards of few samples."""
-    sampling = replace(
-        config.sampling,
-        no_box=no_box,
-        no_prompt=0.0,
-        modalities=(),
-        perfect_window=1.0,
-        augment=False,
-        synthetic=0.0,
-        procedural=0.0,
-        shapes=0.0,
-        regions=0.0,
-        merged=0.0,
-        refinement=0.0,
-        finer_look=0.0,
-    )
     batch = min(samples, 8)
+    sampling = replace(PAPER.sampling, no_box=no_box)
     return replace(config, sampling=sampling, batch=batch, accumulate=math.ceil(samples / batch))
 
 
@@ -171,9 +159,7 @@ def _dices(network: nn.Module, batch: Batch, style: PromptStyle, device: torch.d
 
     rounds = CLICKS - bool(batch.first_click.all())
     remembered(simulate(remembered, batch, rounds, style))
-    both = [(mask & batch.truth).flatten(1).sum(1) for mask in masks]
-    either = [mask.flatten(1).sum(1) + batch.truth.flatten(1).sum(1) for mask in masks]
-    return torch.stack([2 * b / e.clamp_min(1) for b, e in zip(both, either)], dim=1).cpu().numpy()
+    return torch.stack([dice(mask, batch.truth) for mask in masks], dim=1).cpu().numpy()
 
 
 def scaled(network: NetworkConfig, width: float) -> NetworkConfig:
@@ -187,7 +173,7 @@ def run_variant(
     options: argparse.Namespace,
     volumes: Sequence[Volume],
     shapes: Sequence[LabelMap],
-    judging: Callable[[TrainingConfig], Samples],
+    judging: Callable[[Voxel], Samples],
 ) -> None:
     """Trains and judges a variant; what is done already is left as it is."""
     out = options.out / f"{name}-{seed}"
@@ -204,7 +190,7 @@ def run_variant(
     outcome = train(config, volumes, limits, initial, shapes)
     if outcome.signal is not None:
         raise KeyboardInterrupt
-    _write_figures(out, judge(outcome.weights.eval(), config.model.style, judging(config)))
+    _write_figures(out, judge(outcome.weights.eval(), config.model.style, judging(config.model.patch)))
     (out / "last.pt").unlink()
 
 
@@ -279,19 +265,18 @@ def main(arguments: list[str] | None = None) -> int:
         "--only", nargs="+", choices=names, default=names, metavar="VARIANT", help=f"some of: {', '.join(names)}"
     )
     options = parser.parse_args(arguments)
-    judges, made = held_out_volumes(options.data), {}
+    judges = held_out_volumes(options.data)
 
-    def judging(config: TrainingConfig) -> Samples:
+    @cache
+    def judging(patch: Voxel) -> Samples:
         """Made once for each size of patch."""
-        patch = config.model.patch
-        if patch not in made:
-            made[patch] = judging_samples(config, judges, options.judging)
-        return made[patch]
+        config = replace(DEFAULT, model=replace(DEFAULT.model, patch=patch))
+        return judging_samples(config, judges, options.judging)
 
     if INIT in options.only and options.init is not None:
         network, model = load_model(options.init)
-        config = replace(DEFAULT, model=replace(DEFAULT.model, network=model.network))
-        _write_figures(options.out / INIT, judge(network.to(options.device), model.style, judging(config)))
+        samples = judging(DEFAULT.model.patch)
+        _write_figures(options.out / INIT, judge(network.to(options.device), model.style, samples))
     volumes = load_volumes(options.data, exclude=HELD_OUT)
     shapes = [each for folder in options.shapes for each in load_shapes(folder)]
     for seed in options.seeds:  # All with one seed first: a table that is cut short compares like with like.

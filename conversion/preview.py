@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from conversion.source import Source
 from conversion.volume import patient_ends
-from evaluation.orientation import Ends, draw_letters, turned
+from evaluation.orientation import Ends, orient
 from evaluation.voxel_axes import draw_voxel_numbers
 from inference.atomic import replacing
 from inference.case import ObjectPrompts
@@ -93,15 +93,9 @@ def _draw(
     for click in item.clicks:
         colour = "lime" if click.positive else "red"
         view.plot(click.position[columns], click.position[rows], "+" if click.positive else "x", color=colour, ms=9)
-    upwards, leftwards = turned(axis, ends)
-    if leftwards:
-        view.invert_xaxis()
-    if upwards:
-        view.invert_yaxis()
+    orient(view, axis, ends)
     name = "" if ends is None else f"{PLANES[ends[axis][1][0]]}, "
     view.set_title(f"{name}{'zyx'[axis]} = {middle[axis]}", color="white")
-    if ends is not None:
-        draw_letters(view, ends[rows], ends[columns])
     draw_voxel_numbers(view, rows, columns)
 
 

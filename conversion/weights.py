@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -75,8 +74,6 @@ def convert(arguments: list[str], prog: str) -> int:
     options = parser.parse_args(arguments)
     if options.temperature is not None and not 0 < options.temperature < math.inf:
         parser.error("--temperature: expected a number above 0")
-    import torch
-
     from inference import checkpoint
     from inference.model import read_weights
 
@@ -85,9 +82,7 @@ def convert(arguments: list[str], prog: str) -> int:
         checkpoint.build(config, state, options.source)
         if options.temperature is not None:
             config = replace(config, temperature=options.temperature)
-        # The widest precision in which any of them is stored.
-        dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in state.values()))
-        checkpoint.save(options.out, config, state, dtype)
+        checkpoint.save(options.out, config, state, checkpoint.widest(state))
         _say(options.out, config, state)
 
     return run(write, checkpoint.CheckpointError)

@@ -197,8 +197,7 @@ def stage(path: Path, checked: Checked, licence: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         config, state = read_weights(path)
-        widest = max((tensor.dtype for tensor in state.values()), key=lambda dtype: dtype.itemsize)
-        checkpoint.save(folder / WEIGHTS, config, state, widest)
+        checkpoint.save(folder / WEIGHTS, config, state, checkpoint.widest(state))
     else:
         with replacing(folder / WEIGHTS) as unfinished:
             shutil.copyfile(path, unfinished)

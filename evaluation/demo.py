@@ -24,7 +24,7 @@ from scipy.ndimage import binary_fill_holes
 
 from evaluation.cases import EvaluationCase, PlacedClick, read_evaluation_case, write_step_input
 from evaluation.metrics import score_segmentation
-from evaluation.orientation import axis_ends, draw_letters, turned
+from evaluation.orientation import axis_ends, orient
 from evaluation.simulated_user import box_from_mask, click_from_error
 from evaluation.voxel_axes import draw_voxel_numbers
 from inference.command import Parser, run
@@ -104,13 +104,8 @@ def draw(case: EvaluationCase, segmentation: NDArray[np.uint8], clicks: list[Pla
                 if click is not None:
                     position, positive = click
                     view.plot(position[columns], position[rows], "+" if positive else "x", color=colour, markersize=10)
-            upwards, leftwards = turned(axis, ENDS)
-            if upwards:
-                view.invert_yaxis()
-            if leftwards:
-                view.invert_xaxis()
+            orient(view, axis, ENDS)
             view.set_title(f"{plane}, {title}", color="white")
-            draw_letters(view, ENDS[rows], ENDS[columns])
             draw_voxel_numbers(view, rows, columns)
     names = ", ".join(f"{name} in {colour.removeprefix('tab:')}" for name, colour in zip(OBJECTS, COLOURS))
     figure.suptitle(f"ICBM 152 head MRI: {names}; dashed: boxes, +/×: clicks (projected)", color="white")

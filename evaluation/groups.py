@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluation.cases import list_cases
 from evaluation.results import RUNS, CaseResult, Scores
@@ -118,16 +119,21 @@ def group_figures(results: Sequence[CaseResult]) -> GroupFigures:
     without_objects = sum(result.lacks_objects for result in results)
     known = [] if without_objects else results
     changes = [change for result in known for change in click_changes(result)]
-    finals = sorted(value for result in known for value in final_object_dsc(result))
+    finals = [value for result in known for value in final_object_dsc(result)]
     return GroupFigures(
         cases=len(results),
         scores=scores,
         clicks=len(changes),
         harmful_share=sum(map(is_harmful, changes)) / len(changes) if changes else None,
-        worst_tenth=float(np.mean(finals[: ceil(WORST_PART * len(finals))])) if finals else None,
+        worst_tenth=mean_of_worst(finals) if finals else None,
         without_objects=without_objects,
         curves=tuple(_curve(modality, members) for modality, members in present.items()),
     )
+
+
+def mean_of_worst(values: Sequence[float] | NDArray[np.floating]) -> float:
+    """Return the mean of the tenth of at least one value where they are lowest, rounded up."""
+    return float(np.mean(np.sort(values)[: ceil(WORST_PART * len(values))]))
 
 
 def click_changes(result: CaseResult) -> list[float]:

@@ -56,6 +56,23 @@ def _letters(vector: NDArray[np.float64]) -> str:
     return "".join(("LPS" if vector[n] > 0 else "RAI")[n] for n in shown)
 
 
+def orient(view: Axes, axis: int, ends: tuple[Ends, Ends, Ends] | None) -> None:
+    """Turns a plane that is drawn from the first row and column on (:func:`turned`), and draws its letters, if any.
+
+    Args:
+        view: with the plane's image in it, and its limits but for their order.
+        axis, ends: as in :func:`turned`.
+    """
+    upwards, leftwards = turned(axis, ends)
+    if upwards:
+        view.invert_yaxis()
+    if leftwards:
+        view.invert_xaxis()
+    if ends is not None:
+        rows, columns = (other for other in range(3) if other != axis)
+        draw_letters(view, ends[rows], ends[columns])
+
+
 def draw_letters(view: Axes, rows: Ends, columns: Ends) -> None:
     """Draws the letters at the four edges of a plane, whichever way its axes were turned.
 

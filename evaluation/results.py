@@ -217,8 +217,8 @@ class ResultsFolder:
             write_atomically(file, lambda stream: stream.write(_json(identity)))
         self.identity: dict[str, str] = json.loads(file.read_text())
         if identity is not None and self.identity != identity:
-            pairs = ((self.identity, identity), (identity, self.identity))
-            theirs, ours = (dict(one.items() - other.items()) for one, other in pairs)  # What differs is enough.
+            pairs = ((self.identity, identity), (identity, self.identity))  # What differs is enough.
+            theirs, ours = (dict(sorted(one.items() - other.items())) for one, other in pairs)
             raise CaseError(
                 f"{path}: holds the results of {theirs}; expected {ours}: choose another --name or --results"
             )

@@ -41,9 +41,9 @@ TERMINATED = 128 + signal.SIGTERM
 """The exit code of a run that was told to stop."""
 
 
-def main(arguments: list[str] | None = None, prog: str = "python -m inference") -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Reads the options, and walks the input folder (:func:`predict`)."""
-    return predict(predict_options(arguments, prog))
+    return predict(predict_options(arguments))
 
 
 def predict(chosen: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ their channels last, so that float32 weights are used where they are.
 
 from __future__ import annotations
 
+import functools
 import math
 import pickle
 import re
@@ -100,6 +101,11 @@ def save(path: Path, config: ModelConfig, state: dict[str, Tensor], dtype: torch
     tensors = {name: _as_stored(tensor.detach().to("cpu", dtype)) for name, tensor in state.items()}
     with replacing(path) as unfinished:
         torch.save({"format": FORMAT, "config": config.to_dict(), "state": tensors}, unfinished)
+
+
+def widest(state: dict[str, Tensor]) -> torch.dtype:
+    """The type that holds all tensors without loss."""
+    return functools.reduce(torch.promote_types, (tensor.dtype for tensor in state.values()))
 
 
 def _as_stored(tensor: Tensor) -> Tensor:

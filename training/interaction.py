@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool3d
 from inference.prompts import BOX, PREVIOUS, PromptStyle
 from inference.window import upsampled
 from training.device_clicks import CHALLENGE, BatchClicks, Placement, batch_clicks, draw
+from training.loss import dice
 from training.render import Batch
 
 
@@ -102,18 +103,16 @@ def _simulated(
     for turn in range(clicks + hard_clicks):
         with torch.no_grad():
             prediction = log_odds(network(channels)) > 0
-        wanted = torch.ones_like(wanted) if turn < clicks else _hard(prediction, batch.truth)
-        previous = channels[:, PREVIOUS]
-        channels[:, PREVIOUS] = torch.where(wanted[:, None, None, None], prediction.to(previous.dtype), previous)
+        if turn < clicks:
+            wanted = torch.ones_like(wanted)
+            channels[:, PREVIOUS] = prediction
+        else:
+            scores = dice(prediction, batch.truth)
+            wanted = scores <= scores.median()
+            previous = channels[:, PREVIOUS]
+            channels[:, PREVIOUS] = torch.where(wanted[:, None, None, None], prediction.to(previous.dtype), previous)
         made.append(_click(channels, prediction, batch.truth, style, placement, generator, wanted))
     return channels, made
-
-
-def _hard(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Which samples (N,) of masks (N, D, H, W) have a Dice that is not above the median's."""
-    both, sizes = (masks.flatten(1).sum(1) for masks in (prediction & truth, prediction.int() + truth.int()))
-    dice = 2 * both / sizes.clamp_min(1)
-    return dice <= dice.median()
 
 
 def _click(

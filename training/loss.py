@@ -17,6 +17,12 @@ def dice_loss(log_odds: Tensor, truth: Tensor) -> Tensor:
     return 1 - (2 * overlap + EPSILON) / (p.sum(dim=(1, 2, 3)) + truth.sum(dim=(1, 2, 3)) + EPSILON)
 
 
+def dice(prediction: Tensor, truth: Tensor) -> Tensor:
+    """The Dice of masks, a sample: two bool (N, D, H, W) -> (N,); 0 where both are empty."""
+    both, first, second = (masks.flatten(1).sum(1) for masks in (prediction & truth, prediction, truth))
+    return 2 * both / (first + second).clamp_min(1)
+
+
 def segmentation_loss(log_odds: Tensor, truth: Tensor) -> Tensor:
     """10 × Dice loss + cross-entropy, both to be minimized (equations 13 to 15), the mean over samples."""
     cross_entropy = functional.binary_cross_entropy_with_logits(log_odds, truth)

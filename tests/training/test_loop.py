@@ -399,23 +399,7 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one(
 def test_one_real_volume_is_learnt(real_volume: Path, tmp_path: Path):
     """A small network overfits one real tumour to a Dice above 0.95."""
     model = replace(DEFAULT.model, network=NetworkConfig((16, 32, 64), (1, 1, 1)), patch=(24, 24, 24))
-    sampling = replace(
-        DEFAULT.sampling,
-        clicks=(1.0,),
-        human_clicks=0,
-        no_box=0,
-        no_prompt=0,
-        modalities=(),
-        perfect_window=1.0,
-        augment=False,
-        synthetic=0,
-        procedural=0,
-        shapes=0,
-        regions=0,
-        merged=0,
-        refinement=0,
-        finer_look=0,
-    )
+    sampling = replace(PAPER.sampling, clicks=(1.0,))
     config = replace(DEFAULT, model=model, sampling=sampling, batch=2, learning_rate=4e-3, warmup=30, average=0.0)
     run = Run(tmp_path, torch.device("cpu"), steps=200, mixed_precision=False, workers=0)
     train(config, [load_volume(real_volume)], run)

@@ -58,20 +58,7 @@ def test_channels_equal_what_inference_builds(
 
 
 def test_a_perfect_window_is_the_one_of_inference(volumes: list[Volume], config: TrainingConfig):
-    sampling = replace(
-        config.sampling,
-        no_box=0,
-        no_prompt=0,
-        perfect_window=1,
-        augment=False,
-        synthetic=0,
-        procedural=0,
-        shapes=0,
-        regions=0,
-        merged=0,
-        refinement=0,
-    )
-    config = replace(config, sampling=sampling)
+    config = replace(config, sampling=PAPER.sampling)
     volume = volumes[0]
     recipe = make_sample(volume, 1, config, np.random.default_rng(5))
     random = np.random.default_rng(5)
