@@ -61,7 +61,7 @@ evaluate: $(VENV)/.development  ## evaluate as the organizers do: CASES=folder [
 	}; \
 	run --baseline ellipsoid; run --baseline random-walker; \
 	run $(if $(filter command line environment,$(origin IMAGE)),--image $(IMAGE),--weights weights/default.pt); \
-	$(VENV)/bin/segfm3d report --cases $(CASES) --results $(RESULTS); exit $$failed
+	$(VENV)/bin/segfm3d report --results $(RESULTS); exit $$failed
 
 # The image's name, without a tag; the layered build that it is squashed from is $(IMAGE):layers.
 IMAGE ?= segfm3d

@@ -68,6 +68,11 @@ def _wider(config: TrainingConfig) -> TrainingConfig:
     return replace(config, model=replace(config.model, network=scaled(config.model.network, 1.5)))
 
 
+def _larger(config: TrainingConfig) -> TrainingConfig:
+    depth, height, width = config.model.patch
+    return replace(config, model=replace(config.model, patch=(depth + 16, height + 16, width + 16)))
+
+
 VARIANTS: dict[str, tuple[str, Change]] = {
     "default": ("nothing", lambda config: config),
     "no-made": (
@@ -83,7 +88,7 @@ VARIANTS: dict[str, tuple[str, Change]] = {
     "challenge-clicks": ("clicks always as the challenge places them", _sampling(human_clicks=0.0)),
     "files-alike": ("all files alike, sources not balanced", _sampling(modalities=())),
     "wider": ("1.5 times the channels", _wider),
-    "patch-64": ("patch 64³", lambda config: replace(config, model=replace(config.model, patch=(64, 64, 64)))),
+    "larger-patch": ("a patch 16 voxels wider", _larger),
 }
 """Name -> what is changed, and the change."""
 
@@ -198,11 +203,16 @@ def _begun(options: argparse.Namespace) -> tuple[TrainingConfig, dict[str, Tenso
     """The configuration of all runs before anything is changed, and the weights that they begin with."""
     sampling = replace(DEFAULT.sampling, finer_look=options.finer_look)
     config = replace(DEFAULT, sampling=sampling, learning_rate=options.learning_rate, warmup=20, batch=options.batch)
+    config = replace(config, model=replace(config.model, patch=_cube(options.patch)))
     if options.init is None:
         network = scaled(config.model.network, options.width)
         return replace(config, model=replace(config.model, network=network)), None
     weights, model = load_model(options.init)
     return replace(config, model=replace(config.model, network=model.network)), weights.state_dict()
+
+
+def _cube(edge: int) -> Voxel:
+    return edge, edge, edge
 
 
 def _write_figures(out: Path, figures: dict[str, Figures]) -> None:
@@ -255,6 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=8, help="samples a step (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="(default: %(default)s)")
     parser.add_argument("--width", type=float, default=1.0, help="of the network, from scratch (default: %(default)s)")
+    parser.add_argument("--patch", type=int, default=48, help="edge in voxels, a multiple of 16 (default: %(default)s)")
     parser.add_argument("--finer-look", type=float, default=0.0, help="share of steps (default: %(default)s)")
     parser.add_argument("--judging", type=int, default=24, help="samples a source that judge (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1), help="(default: 0 1)")
@@ -265,6 +276,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--only", nargs="+", choices=names, default=names, metavar="VARIANT", help=f"some of: {', '.join(names)}"
     )
     options = parser.parse_args(arguments)
+    if options.patch < 16 or options.patch % 16:
+        parser.error(f"--patch {options.patch}: expected a multiple of 16")
     judges = held_out_volumes(options.data)
 
     @cache
@@ -275,7 +288,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     if INIT in options.only and options.init is not None:
         network, model = load_model(options.init)
-        samples = judging(DEFAULT.model.patch)
+        samples = judging(_cube(options.patch))
         _write_figures(options.out / INIT, judge(network.to(options.device), model.style, samples))
     volumes = load_volumes(options.data, exclude=HELD_OUT)
     shapes = [each for folder in options.shapes for each in load_shapes(folder)]

@@ -17,7 +17,7 @@ from evaluation.baselines import BASELINES
 from evaluation.cases import list_cases
 from evaluation.console import failures, group_table, next_steps, old_results
 from evaluation.contestants import Command, Contestant, DockerImage, InProcess, image_id
-from evaluation.groups import by_group, group_titles
+from evaluation.groups import by_group, group_titles, titles_of
 from evaluation.merge import merge_results
 from evaluation.protocol import SECONDS_PER_CLASS, evaluate
 from evaluation.results import RUNS, ResultsFolder, list_results
@@ -57,6 +57,7 @@ def run(arguments: list[str], prog: str) -> int:
     data.add_argument(
         "--cases",
         **FOLDERS,
+        required=True,
         help="folder of .npz cases (imgs, spacing, boxes, gts); give several, and the table has a column for each",
     )
     data.add_argument("--truths", type=Path, help="folder of .npz files with gts, if the cases do not hold them")
@@ -85,15 +86,15 @@ def run(arguments: list[str], prog: str) -> int:
 
 def report(arguments: list[str], prog: str) -> int:
     """Writes the HTML page and the CSV tables of all contestants."""
-    parser = Parser(prog, report.__doc__, "--cases cases --results runs/evaluation")
+    parser = Parser(prog, report.__doc__, "--results runs/evaluation")
+    parser.add_argument("--results", type=Path, required=True, help="folder with the results")
     parser.add_argument(
         "--cases",
         **FOLDERS,
-        help="the folder of cases, for the pictures; give several, such as sources seen in training and sources never"
-        " seen, and the figures of each stand side by side",
+        help="where the cases lie now, if moved, for the pictures; the figures of several folders, such as sources seen"
+        " in training and sources never seen, stand side by side (default: where they were measured)",
     )
-    parser.add_argument("--truths", type=Path, help="folder of .npz files with gts, if the cases do not hold them")
-    parser.add_argument("--results", type=Path, required=True, help="folder with the results")
+    parser.add_argument("--truths", type=Path, help="where their ground truths lie now, if moved")
     parser.add_argument(
         "--focus", help="the contestant whose cases are pictured (default: the first that is no baseline)"
     )
@@ -122,7 +123,7 @@ def merge(arguments: list[str], prog: str) -> int:
     return _carried_out(lambda options: merge_results(options.parts, options.results), parser.parse_args(arguments))
 
 
-FOLDERS: dict[str, Any] = {"type": Path, "required": True, "action": "extend", "nargs": "+", "metavar": "FOLDER"}
+FOLDERS: dict[str, Any] = {"type": Path, "action": "extend", "nargs": "+", "metavar": "FOLDER"}
 
 COMMANDS = {
     "run": ("evaluate one contestant on a folder of cases; goes on where it stopped", run),
@@ -155,7 +156,7 @@ def _run(options: argparse.Namespace) -> int:
     write_csv(results)
     found = tuple(result for result in results.read_all() if result.case in titles)
     _print_figures([Measured(contestant.name, found)], titles)
-    print("\n" + "\n".join(next_steps(results, measured, options.cases, options.truths)))
+    print("\n" + "\n".join(next_steps(results, measured)))
     errors = failures(contestant.name, measured)
     for line in errors:
         print(f"error: {line}", file=sys.stderr)
@@ -166,10 +167,9 @@ def _report(options: argparse.Namespace) -> None:
     # Here, because only the page needs matplotlib and jinja2.
     from evaluation.report.page import write_report
 
-    titles = group_titles(options.cases) if len(options.cases) > 1 else None
     page = write_report(options.results, options.cases, options.truths, options.focus)
     found = [Measured(folder.name, tuple(folder.read_all())) for folder in list_results(options.results)]
-    _print_figures(found, titles)
+    _print_figures(found, titles_of(found, options.cases))
     print(page)
 
 

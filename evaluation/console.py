@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from evaluation.groups import GroupFigures, GroupRow
 from evaluation.results import RUNS, CaseResult, ResultsFolder
@@ -65,16 +64,12 @@ def failures(name: str, measured: Sequence[CaseResult]) -> list[str]:
     return lines
 
 
-def next_steps(
-    results: ResultsFolder, measured: Sequence[CaseResult], cases: Sequence[Path], truths: Path | None
-) -> list[str]:
+def next_steps(results: ResultsFolder, measured: Sequence[CaseResult]) -> list[str]:
     """Return where the table lies, and the commands that show the case that ended lowest and all contestants.
 
     Args:
         results: the contestant's.
         measured: the results of this evaluation.
-        cases: the folders of cases.
-        truths: the folder of ground truths, if the cases do not hold them.
     """
     lines = [f"table of cases: {results.path / CSV_FILE}"]
     folder = ["--results", str(results.path.parent)]
@@ -83,8 +78,7 @@ def next_steps(
         words = ["view", *folder, "--case", worst.case.removesuffix(".npz"), "--name", results.name]
         words += ["--drop-boxes"] if worst.boxes_dropped else []
         lines.append(f"the case with the lowest DSC Final, {worst.scores.dsc_final:.3f}: segfm3d {shlex.join(words)}")
-    words = ["report", "--cases", *map(str, cases), *folder, *(["--truths", str(truths)] if truths else [])]
-    lines.append(f"all contestants: segfm3d {shlex.join(words)}")
+    lines.append(f"all contestants: segfm3d {shlex.join(['report', *folder])}")
     return lines
 
 

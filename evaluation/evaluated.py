@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.case_page import Layer, Run
-from evaluation.cases import read_evaluation_case, without_boxes
+from evaluation.cases import EvaluationCase, read_evaluation_case, without_boxes
 from evaluation.results import CaseResult, ResultsFolder, focused, list_results
 from inference.case import Case, CaseError, Click
 
@@ -43,11 +43,7 @@ def read_evaluated(
     """
     folder = focused(list_results(results), contestant, "--name")[0]
     result = _result(folder, f"{name.removesuffix('.npz')}.npz", boxes_dropped)
-    case = read_evaluation_case(_case_file(result, cases), truths or (Path(result.truths) if result.truths else None))
-    if result.boxes_dropped:
-        case = without_boxes(case)
-    if not result.is_of(case.checksum):
-        raise CaseError(f"{result.case}: is another file than was measured; evaluate it again, or give it with --cases")
+    case = read_measured(result, cases, truths)
     runs = [
         Run(
             title,
@@ -64,6 +60,22 @@ def read_evaluated(
     notes = (f"{folder.name}: {result.remark}",) if result.remark else (folder.name,)
     shown = Case(case.name, case.image, case.spacing, case.objects, notes=notes)
     return shown, Layer("truth", case.truth.astype(np.uint8)), runs
+
+
+def read_measured(
+    result: CaseResult, cases: Sequence[Path] | None = None, truths: Path | None = None
+) -> EvaluationCase:
+    """Read the case of a result, without its boxes if they were taken from it; arguments as of `read_evaluated`.
+
+    Raises:
+        CaseError: the case file is missing, unreadable, or another one than was measured.
+    """
+    case = read_evaluation_case(_case_file(result, cases), truths or (Path(result.truths) if result.truths else None))
+    if result.boxes_dropped:
+        case = without_boxes(case)
+    if not result.is_of(case.checksum):
+        raise CaseError(f"{result.case}: is another file than was measured; evaluate it again, or give it with --cases")
+    return case
 
 
 def _result(folder: ResultsFolder, name: str, boxes_dropped: bool) -> CaseResult:

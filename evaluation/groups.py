@@ -78,10 +78,33 @@ def group_titles(folders: Sequence[Path]) -> dict[str, str]:
     Raises:
         CaseError: a folder is missing or empty, or two hold a case of the same name.
     """
-    names = [folder.resolve().name for folder in folders]
-    titles = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
     list_cases(*folders)  # Only to find a case that two of them hold.
-    return {path.name: title for folder, title in zip(folders, titles, strict=True) for path in list_cases(folder)}
+    return _titles({path.name: folder for folder in folders for path in list_cases(folder)})
+
+
+def titles_of(contestants: Sequence[Measured], cases: Sequence[Path] | None) -> dict[str, str] | None:
+    """Return the same of what was measured, or `None` if all cases are one group.
+
+    Args:
+        contestants: with their results.
+        cases: the folders of cases; by default those in which they were measured.
+
+    Raises:
+        CaseError: as of `group_titles`.
+    """
+    if cases is not None:
+        return group_titles(cases) if len(cases) > 1 else None
+    used = [result for contestant in contestants for result in contestant.usable]
+    titles = _titles({result.case: Path(result.source).parent for result in used if result.source})
+    return dict(sorted(titles.items(), key=lambda item: item[1])) if len(set(titles.values())) > 1 else None
+
+
+def _titles(folders: Mapping[str, Path]) -> dict[str, str]:
+    names = [folder.resolve().name for folder in dict.fromkeys(folders.values())]
+    return {
+        case: name if names.count(name := folder.resolve().name) == 1 else str(folder)
+        for case, folder in folders.items()
+    }
 
 
 def by_group(contestants: Sequence[Measured], titles: Mapping[str, str] | None = None) -> list[GroupRow]:

@@ -214,7 +214,7 @@ class TestRefusals:
             "evaluate", "--cases", none, "--results", tmp_path / "r", "--baseline", "ellipsoid"
         )
         assert "none.npz: no such folder" in refused("predict", "--inputs", none, "--outputs", tmp_path / "r")
-        assert "none.npz" in refused("report", "--cases", none, "--results", none)
+        assert "none.npz" in refused("report", "--results", none)
         assert "none.npz" in refused("merge", none, "--results", tmp_path / "r")
         assert not (tmp_path / "mask.nrrd").exists()
 

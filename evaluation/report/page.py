@@ -9,9 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from evaluation.calibration import read_calibration
-from evaluation.cases import read_evaluation_case, without_boxes
 from evaluation.console import FIGURES, old_results
-from evaluation.groups import HARM, by_group, group_titles
+from evaluation.evaluated import read_measured
+from evaluation.groups import HARM, by_group, titles_of
 from evaluation.metrics import NSD_MINIMUM_DSC, NSD_TOLERANCE_MM
 from evaluation.report import plots
 from evaluation.report.paper_tables import best_of, by_boxes, by_modality
@@ -35,13 +35,16 @@ class Picture:
     failure: str = ""
 
 
-def write_report(results: Path, cases: Sequence[Path], truths: Path | None = None, focus: str | None = None) -> Path:
+def write_report(
+    results: Path, cases: Sequence[Path] | None = None, truths: Path | None = None, focus: str | None = None
+) -> Path:
     """Write the page of all contestants in a results folder, and their tables.
 
     Args:
         results: the results folder.
-        cases: the folders of cases, from which the pictures are drawn; the figures of several stand side by side.
-        truths: the folder of ground truths, if the cases do not hold them.
+        cases: the folders of cases, from which the pictures are drawn; the figures of several stand side by side. By
+            default those in which they were measured.
+        truths: the folder of ground truths, if the cases do not hold them; by default the one that was measured with.
         focus: the contestant that comes first and whose cases are pictured; by default the first that is no baseline.
 
     Returns:
@@ -51,12 +54,11 @@ def write_report(results: Path, cases: Sequence[Path], truths: Path | None = Non
         CaseError: there are no results, or none of the contestant in focus; or one of several folders is missing or
             empty, or two hold a case of the same name.
     """
-    titles = group_titles(cases) if len(cases) > 1 else None
     folders = focused(list_results(results), focus, "--focus")
     for folder in folders:
         write_csv(folder)
     contestants = [Measured(folder.name, tuple(folder.read_all())) for folder in folders]
-    rows = by_group(contestants, titles)
+    rows = by_group(contestants, titles_of(contestants, cases))
     measured = {folder.name: read_calibration(folder.path) for folder in folders}
     calibrations = {name: calibration for name, calibration in measured.items() if calibration is not None}
     page = (
@@ -99,19 +101,16 @@ def best_and_worst(results: Sequence[CaseResult]) -> list[tuple[str, CaseResult]
     return [("Best", ranked[0]), ("Worst", ranked[-1])] if len(ranked) > 1 else [("Only", item) for item in ranked]
 
 
-def _pictures(folder: ResultsFolder, contestant: Measured, cases: Sequence[Path], truths: Path | None) -> list[Picture]:
+def _pictures(
+    folder: ResultsFolder, contestant: Measured, cases: Sequence[Path] | None, truths: Path | None
+) -> list[Picture]:
     shown = [result for result in contestant.as_provided or contestant.usable if folder.has_segmentations(result)]
     pictures = []
     for modality in MODALITY_ORDER:
         for rank, result in best_and_worst([item for item in shown if item.modality == modality]):
             try:
-                path = next((each / result.case for each in cases if (each / result.case).exists()), None)
-                case = read_evaluation_case(path or cases[0] / result.case, truths)
-                if not result.is_of((case if result.has_boxes else without_boxes(case)).checksum):
-                    raise CaseError(f"{result.case}: is another file than was measured; evaluate it again")
-                drawn = draw_case(
-                    case if result.has_boxes else without_boxes(case), result, folder.read_segmentations(result)
-                )
+                case = read_measured(result, cases, truths)
+                drawn = draw_case(case, result, folder.read_segmentations(result))
             except CaseError as error:
                 pictures.append(Picture(modality, rank, result, failure=str(error)))
             else:

@@ -90,6 +90,12 @@ def test_every_variant_changes_something() -> None:
     assert [name for name, (_, change) in VARIANTS.items() if change(DEFAULT) == DEFAULT] == ["default"]
 
 
+def test_a_patch_that_the_network_cannot_halve_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["--data", str(tmp_path), "--shapes", str(tmp_path), "--out", str(tmp_path), "--patch", "40"])
+    assert "--patch 40: expected a multiple of 16" in capsys.readouterr().err
+
+
 def test_a_network_of_half_the_channels() -> None:
     assert scaled(NetworkConfig((16, 32), (1, 1)), 0.5) == NetworkConfig((8, 16), (1, 1))
 
@@ -97,11 +103,12 @@ def test_a_network_of_half_the_channels() -> None:
 def test_the_runs_and_their_table(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = replace(DEFAULT.model, network=NetworkConfig((8, 16), (1, 1)), patch=(16, 16, 16))
+    small = replace(DEFAULT.model, network=NetworkConfig((8, 16), (1, 1)))
     monkeypatch.setattr(training_ablation, "DEFAULT", replace(DEFAULT, model=small))
     monkeypatch.setattr(training_ablation, "HELD_OUT", HELD_OUT[:2])
     words = ["--data", str(data), "--shapes", str(data), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    words += ["--samples", "1", "--batch", "1", "--judging", "1", "--width", "0.5", "--seeds", "0"]
+    words += ["--samples", "1", "--batch", "1", "--judging", "1", "--width", "0.5", "--patch", "16"]
+    words += ["--seeds", "0"]
     assert main([*words, "--only", "default"]) == 0
     first = (tmp_path / "out" / "TABLE.md").read_text(encoding="utf-8").splitlines()
     assert len(first) == 3 and first[2].startswith("| nothing | 0 | 0.")

@@ -142,7 +142,7 @@ def test_the_report_shows_the_curves_of_contestants_that_have_them(cases, tmp_pa
     run = ["run", "--cases", str(cases), "--results", str(results)]
     assert main([*run, "--weights", str(weights), "--device", "cpu"]) == 0
     assert main([*run, "--baseline", "ellipsoid"]) == 0
-    report = ["report", "--cases", str(cases), "--results", str(results)]
+    report = ["report", "--results", str(results)]
     assert main(report) == 0
     assert 'id="calibration"' not in (results / "report.html").read_text()
     assert calibrate(cases, results, weights) == 0

@@ -47,7 +47,7 @@ def test_a_run_with_and_without_boxes_and_the_report(cases, tmp_path, capsys):
     assert rows(results) == [
         (f"{name}.npz", boxes) for boxes in ("yes", "dropped") for name in ("CT_a", "CT_b", "MR_c")
     ]
-    assert main(["report", "--cases", str(cases), "--results", str(results)]) == 0
+    assert main(["report", "--results", str(results)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(results / "report.html")
 
 
@@ -194,9 +194,10 @@ def test_several_folders_stand_side_by_side_in_the_terminal(cases, tmp_path, cap
     table, said = table.split("\n\n")
     assert said.splitlines()[0] == f"table of cases: {results / 'ellipsoid' / 'metrics.csv'}"
     command = shlex.split(said.splitlines()[-1].partition("segfm3d ")[2])
-    assert command == ["report", "--cases", str(cases), str(unseen), "--results", str(results)]
-    assert main(command) == 0
-    assert capsys.readouterr().out == f"{table}\n{results / 'report.html'}\n"
+    assert command == ["report", "--results", str(results)]
+    for folders in ([], ["--cases", str(cases), str(unseen)]):
+        assert main([*command, *folders]) == 0
+        assert capsys.readouterr().out == f"{table}\n{results / 'report.html'}\n"
 
 
 def test_the_command_starts_without_the_packages_that_only_some_actions_need():

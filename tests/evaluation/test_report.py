@@ -175,6 +175,14 @@ def test_a_report_without_the_cases_still_has_the_figures(results, tmp_path):
     assert page.count("Not drawn: ") == 2
 
 
+def test_the_report_knows_where_the_cases_were_measured(results, tmp_path):
+    assert write_report(results).read_text().count("data:image/webp") == 2
+    (results.parent / "cases").rename(tmp_path / "moved")
+    page = write_report(results).read_text()
+    assert page.count("Not drawn: CT_good.npz: the case file is not there") == 1 and "give --cases FOLDER" in page
+    assert write_report(results, [tmp_path / "moved"]).read_text().count("data:image/webp") == 2
+
+
 def test_a_case_that_was_made_anew_is_not_drawn_with_older_results(results):
     smaller = np.arange(24).reshape(2, 3, 4)
     write_case(results.parent / "cases" / "CT_good.npz", gts=smaller % 3, imgs=smaller)
