@@ -104,8 +104,8 @@ def _make(options: argparse.Namespace) -> None:
     if named not in MODALITIES:
         example = source.modality if source.modality in MODALITIES else "CT"
         print(
-            f"{options.output}: its name says no modality, so that an evaluation counts it under Other; such as "
-            f"{example}_{options.output.name} is of one"
+            f"{options.output}: an evaluation takes the modality from the name, and counts this one under Other; "
+            f"{example}_{options.output.name} would be counted under {MODALITIES[example].title}"
         )
     ids, source = source.ids, source.renumbered()
     truth, objects = None, source.objects

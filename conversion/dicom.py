@@ -45,8 +45,12 @@ class Series:
 
     def __str__(self) -> str:
         named = f"{self.description!r}" if self.description else "without a description"
-        first = "/".join(self.files[0].parts[-2:])
-        return f"{self.modality or 'no modality'} {named}, {self.slices} slices, first {first}"
+        return f"{self.modality or 'no modality'} {named}, {self.slices} slices"
+
+    @property
+    def first(self) -> str:
+        """Its first file, and the folder of it."""
+        return "/".join(self.files[0].parts[-2:])
 
 
 def read_dicom(path: Path, number: int | None = None, log: Callable[[str], None] = print) -> sitk.Image:
@@ -124,17 +128,16 @@ def _series(uid: str, members: list[tuple[Path, Dataset]]) -> Series:
 
 def _chosen(folder: Path, series: list[Series], number: int | None) -> Series:
     numbers: list[int | None] = [s.number for s in series]
-    if None in numbers or len(set(numbers)) < len(
-        numbers
-    ):  # Then their order in the list is all that tells them apart.
+    counted = None in numbers or len(set(numbers)) < len(numbers)
+    if counted:  # Their order in the list is all that tells them apart.
         numbers = [*range(1, len(series) + 1)]
     if number is None and len(series) == 1:
         return series[0]
     if number is not None and number in numbers:
         return series[numbers.index(number)]
-    listed = "; ".join(f"--series {n} ({s})" for n, s in zip(numbers, series))
+    listed = "; ".join(f"{n} ({s}{f', first {s.first}' if counted else ''})" for n, s in zip(numbers, series))
     asked = "" if number is None else f", none of them {number}"
-    raise ConversionError(f"{folder}: holds {len(series)} DICOM series{asked}; expected one of: {listed}")
+    raise ConversionError(f"{folder}: holds {len(series)} DICOM series{asked}; expected --series with one of: {listed}")
 
 
 def _header(path: Path) -> FileDataset:

@@ -22,6 +22,9 @@ from inference.atomic import replacing
 from inference.case import ObjectPrompts
 from inference.geometry import Voxel, voxel
 
+FAINT = 0.4
+"""Opacity of a click, or a box, that does not lie in the slice that is shown."""
+
 MOST_OBJECTS = 12
 """Rows of the picture; further objects are left out of it."""
 
@@ -52,7 +55,7 @@ def write_preview(path: Path, source: Source, labels: NDArray[np.uint8]) -> None
         for axis, view in enumerate(row):
             _draw(view, source, mask, item, axis, middle, ends)
         row[1].set_title(f"object {item.label}: {int(mask.sum())} voxels\n{row[1].get_title()}", color="white")
-    legend = "mask in orange, box dashed, clicks + in and × out (both projected); numbers: voxels, as --click z,y,x"
+    legend = "mask in orange, box dashed, clicks + in and × out (faint: other slices); voxels as --click z,y,x"
     figure.suptitle(legend if ends is not None else f"{legend}\n{UNKNOWN}", color="white")
     with replacing(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=100)
@@ -80,6 +83,7 @@ def _draw(
     if plane.any() and not plane.all():
         view.contour(plane, levels=[0.5], colors=["tab:orange"], linewidths=1.2)
     if item.box is not None:
+        crossed = item.box.lower[axis] <= middle[axis] <= item.box.upper[axis]
         view.add_patch(
             Rectangle(
                 (item.box.lower[columns] - 0.5, item.box.lower[rows] - 0.5),
@@ -88,11 +92,14 @@ def _draw(
                 fill=False,
                 edgecolor="tab:cyan",
                 linestyle="--",
+                alpha=1 if crossed else FAINT,
             )
         )
     for click in item.clicks:
         colour = "lime" if click.positive else "red"
-        view.plot(click.position[columns], click.position[rows], "+" if click.positive else "x", color=colour, ms=9)
+        marker = "+" if click.positive else "x"
+        alpha = 1 if click.position[axis] == middle[axis] else FAINT
+        view.plot(click.position[columns], click.position[rows], marker, color=colour, ms=9, alpha=alpha)
     orient(view, axis, ends)
     name = "" if ends is None else f"{PLANES[ends[axis][1][0]]}, "
     view.set_title(f"{name}{'zyx'[axis]} = {middle[axis]}", color="white")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -11,7 +12,7 @@ import SimpleITK as sitk
 from grids import place, rotation
 from matplotlib.figure import Figure
 
-from conversion.preview import UNKNOWN, write_preview
+from conversion.preview import FAINT, UNKNOWN, write_preview
 from conversion.source import Source
 from conversion.volume import NO_ORIENTATION, patient_ends, read_volume
 from evaluation.cases import EvaluationCase
@@ -179,3 +180,19 @@ def test_letters_only_where_the_file_says_how_the_patient_lies(name: str, tmp_pa
     assert ends == (
         None if name in ("a.tif", "no_forms.nii", "no_space.nrrd") else (("I", "S"), ("A", "P"), ("R", "L"))
     )
+
+
+def test_what_lies_in_other_slices_is_faint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {}
+
+    def keep(figure: Figure, path: Path, **_: object) -> None:
+        drawn["clicks"] = [[line.get_alpha() for line in view.lines] for view in figure.axes]
+        drawn["box"] = [view.patches[0].get_alpha() for view in figure.axes]
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    image = source(np.eye(3))
+    clicks = (Click((7, 7, 7), True), Click((9, 7, 10), False))  # On the box's last slice, and past its last column.
+    item = ObjectPrompts(1, Box((5, 5, 5), (9, 9, 9)), clicks)
+    write_preview(tmp_path / "a.png", replace(image, objects=(item,)), np.zeros((40, 40, 40), np.uint8))
+    assert drawn == {"clicks": [[FAINT, 1], [1, 1], [FAINT, 1]], "box": [1, 1, FAINT]}
