@@ -134,7 +134,7 @@ def segment(
         DeviceError: a device that is not there.
     """
     from conversion.direct import segmented
-    from conversion.prompt_file import prompts_path, write_prompts
+    from conversion.prompt_file import write_prompts
     from conversion.source import modality_name, read_source
     from conversion.volume import ConversionError, check_mask_can_be_written, check_mask_name, write_mask
 
@@ -167,7 +167,7 @@ def segment(
     if target is not None:
         write_mask(target, labels, source.image)
         name = options.image.resolve().name
-        write_prompts(prompts_path(target), source.image, name, source.objects, options.modality, options.window)
+        write_prompts(target, source.image, name, source.objects, options.modality, options.window)
     return labels
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from conversion.volume import ConversionError
 from inference.atomic import replacing
-from inference.npz import NpzError, open_npz, read_array, read_member
+from inference.npz import NpzError, open_npz, read_member
 from inference.prompt_types import PROMPT_TYPES, ObjectPrompts
 
 
@@ -74,7 +73,7 @@ def read_result(path: Path) -> NDArray[np.uint8]:
             labels = read_member(archive, "segs")
     except NpzError as error:
         raise ConversionError(str(error)) from error
-    if labels.ndim != 3 or labels.dtype.kind not in "bui" or labels.min() < 0 or labels.max() > 255:
+    if labels.ndim != 3 or not labels.size or labels.dtype.kind not in "bui" or labels.min() < 0 or labels.max() > 255:
         raise ConversionError(
             f"{path}: segs is {labels.dtype} {labels.shape}; expected a label map (D, H, W), 0 to 255"
         )
@@ -88,14 +87,12 @@ def read_ids(path: Path) -> list[int]:
         ConversionError: unreadable, or no labels.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if "label_ids" not in arrays.files:
+        with open_npz(path) as archive:
+            if "label_ids.npy" not in archive.namelist():
                 return []
-        ids = read_array(path, "label_ids")
-    except (NpzError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ConversionError(
-            f"{path}: not a readable case ({error}); expected what segfm3d case make wrote"
-        ) from error
+            ids = read_member(archive, "label_ids")
+    except NpzError as error:
+        raise ConversionError(str(error)) from error
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or not 1 <= len(ids) <= 255 or ids.min() < 1:
         raise ConversionError(f"{path}: label_ids holds no labels; expected what segfm3d case make wrote")
     return ids.tolist()

@@ -194,10 +194,12 @@ def _stack(path: Path, series: Series, log: Callable[[str], None]) -> sitk.Image
         dataset = datasets[0]
         dataset.setdefault("ImagePositionPatient", [0, 0, 0])
         dataset.setdefault("ImageOrientationPatient", [1, 0, 0, 0, 1, 0])
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-        lacking = next((file for file, dataset in slices if not dataset.get(keyword)), None)
+    for keyword, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
+        lacking = next((file for file, dataset in slices if np.size(dataset.get(keyword)) != count), None)
         if lacking is not None:
-            raise ConversionError(f"{lacking}: does not say where it lies; expected {keyword} in each slice")
+            raise ConversionError(
+                f"{lacking}: does not say where it lies; expected {keyword}, {count} numbers, in each slice"
+            )
     frames = Slices(
         [file.name for file, _ in slices],
         np.array([dataset.ImagePositionPatient for dataset in datasets], float),
@@ -249,7 +251,11 @@ def _multi_frame(path: Path) -> sitk.Image:
             _one_pixel_size(path, [group["PixelMeasures"].PixelSpacing for group in groups]),
             _thickness(groups[0]["PixelMeasures"]),
         )
-    except (AttributeError, KeyError, IndexError) as error:
+        if frames.positions.shape[1:] != (3,) or frames.orientations.shape[1:] != (6,):
+            raise ValueError("other numbers than three and six")
+    except ConversionError:
+        raise
+    except (AttributeError, KeyError, IndexError, ValueError, TypeError) as error:
         raise ConversionError(
             f"{path}: its frames do not all say where they lie ({error}); expected a position, an orientation and "
             "pixel spacing for each"
@@ -283,7 +289,8 @@ def _groups(dataset: Dataset, frame: Dataset) -> dict[str, Dataset]:
 
 
 def _thickness(dataset: Dataset) -> float | None:
-    return dataset.get("SpacingBetweenSlices") or dataset.get("SliceThickness")
+    thickness = dataset.get("SpacingBetweenSlices") or dataset.get("SliceThickness")
+    return None if thickness is None else abs(float(thickness))  # Nuclear medicine counts against the normal, too.
 
 
 def _one_pixel_size(path: Path, found: list) -> tuple[float, float]:

@@ -181,8 +181,7 @@ def _write(path: Path, labels: NDArray[np.unsignedinteger], source: Source, opti
     def write(where: Path) -> None:
         write_mask(where, labels, source.image)
         name = options.image.resolve().name
-        prompts = prompts_path(where)
-        write_prompts(prompts, source.image, name, source.objects, options.modality, options.window)
+        write_prompts(where, source.image, name, source.objects, options.modality, options.window)
 
     try:
         write(path)

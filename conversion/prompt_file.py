@@ -78,8 +78,13 @@ class StoredPrompts:
 
 def prompts_path(mask: Path) -> Path:
     """Where the prompts of a mask are stored: its name, with ``.prompts.json`` for its ending."""
+    return mask.with_name(f"{_split(mask)[0]}.prompts.json")
+
+
+def _split(mask: Path) -> tuple[str, str]:
+    """A mask's name without its ending, and the ending."""
     ending = next((end for end in MASK_FORMATS if mask.name.lower().endswith(end)), mask.suffix)
-    return mask.with_name(f"{mask.name[: len(mask.name) - len(ending)]}.prompts.json")
+    return mask.name[: len(mask.name) - len(ending)], mask.name[len(mask.name) - len(ending) :]
 
 
 def checksum(image: sitk.Image) -> str:
@@ -91,7 +96,7 @@ def checksum(image: sitk.Image) -> str:
 
 
 def write_prompts(
-    path: Path,
+    mask: Path,
     image: sitk.Image,
     name: str,
     objects: Sequence[ObjectPrompts],
@@ -101,7 +106,7 @@ def write_prompts(
     """Writes the prompts of a mask, whole or not at all; an older file is replaced.
 
     Args:
-        path: see :func:`prompts_path`.
+        mask: beside which they are stored (:func:`prompts_path`).
         image, name: what they are about.
         objects: those without a box and a click are left out.
         modality, window: the options of that name, where they were given.
@@ -111,6 +116,7 @@ def write_prompts(
     """
     content = {
         "format": FORMAT,
+        "ending": _split(mask)[1],
         "image": {
             "name": name,
             "shape": image.GetSize()[::-1],
@@ -131,7 +137,7 @@ def write_prompts(
             if item.extents()
         ],
     }
-    with replacing(path) as unfinished:
+    with replacing(prompts_path(mask)) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -153,6 +159,10 @@ def read_prompt_file(mask: Path) -> StoredPrompts:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}")
+        stem, ending = _split(mask)
+        other = mask.with_name(f"{stem}{content.get('ending', ending)}")  # Files from before it was stored lack it.
+        if other != mask and other.exists():
+            raise ValueError(f"it holds those of {other.name}, which was written later")
         image = content["image"]
         shape = _voxel(image["shape"])
         objects = tuple(_object(entry, shape) for entry in content["objects"])

@@ -80,7 +80,12 @@ def write_view(
 
     Returns:
         the page's size in bytes.
+
+    Raises:
+        CaseError: the name is not that of a page, and perhaps that of an image, which would be lost.
     """
+    if path.suffix.lower() != ".html":
+        raise CaseError(f"{path}: expected a name that ends in .html")
     page = (
         Environment(loader=PackageLoader("evaluation", "templates"), autoescape=True, undefined=StrictUndefined)
         .get_template("view.html.j2")

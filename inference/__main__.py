@@ -37,6 +37,9 @@ gc.enable()
 IMAGES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".dcm")
 """Names of images, which are no cases yet."""
 
+LONGEST_WRITE = 600.0
+"""Seconds. What is unfinished and older is of a run that was killed, and not of another one that is writing."""
+
 TERMINATED = 128 + signal.SIGTERM
 """The exit code of a run that was told to stop."""
 
@@ -60,10 +63,10 @@ def predict(chosen: argparse.Namespace) -> int:
     """
     watchdog = Watchdog()
     with _stopping_on_sigterm(watchdog):
-        return run(lambda: _all_cases(chosen, watchdog, process_age()))
+        return run(lambda: _all_cases(chosen, watchdog, time.monotonic() - process_age()))
 
 
-def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, spent: float) -> int:
+def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, started: float) -> int:
     if chosen.inputs.is_file():
         hint = f"give the folder {chosen.inputs.parent}" if chosen.inputs.suffix == ".npz" else FOR_AN_IMAGE
         return fail(f"{chosen.inputs}: is a file; --inputs expects a folder of cases; {hint}", WRONG_USE)
@@ -80,7 +83,10 @@ def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, spent: float) -> 
         return fail(f"{chosen.inputs}: no *.npz in it; expected the challenge's cases{hint}", WRONG_USE)
     try:
         chosen.outputs.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(chosen.outputs)
+        if chosen.outputs.samefile(chosen.inputs):
+            line = f"{chosen.outputs}: holds the cases, which the results would replace; give another with --outputs"
+            return fail(line, WRONG_USE)
+        remove_unfinished(chosen.outputs, LONGEST_WRITE)
     except OSError as error:
         line = f"{chosen.outputs}: cannot be written ({error.strerror}); give another folder with --outputs"
         return fail(line, exit_code_of(error))
@@ -94,6 +100,7 @@ def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, spent: float) -> 
         if not isinstance(error, (CheckpointError, DeviceError)):
             reason = f"{chosen.weights} on {chosen.device}: {type(error).__name__}: {' '.join(reason.split())[:200]}"
         failures += fail(f"{reason}; without weights only previous masks and the boxes' ellipsoids are written")
+    spent = time.monotonic() - started  # What came before the first case is paid from it, loading the weights too.
     for number, path in enumerate(paths):
         if watchdog.stopped:
             fail(f"told to stop; {len(paths) - number} of {len(paths)} cases are not begun")
@@ -140,6 +147,7 @@ def _run(path: Path, chosen: argparse.Namespace, segmenter: Segmenter | None, wa
     except Exception as error:  # A valid output matters more than any one failure, which is shown whole.
         _show_traceback()
         fine = not fail(f"{case.name}: {type(error).__name__}: {error}; writing what needs no network")
+    if not fine:  # Here, where the memory of what failed is free again.
         segmentation = segment_case(case, None, deadline)
     try:
         write_segmentation(chosen.outputs / case.name, segmentation)

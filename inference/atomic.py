@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SUFFIX = ".unfinished"
@@ -26,15 +28,31 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     unfinished = Path(name)
     try:
         yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.chmod(0o644)
+        _bring_to_disk(unfinished)
+        with suppress(OSError):  # Some file systems have no modes.
+            unfinished.chmod(0o644)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Removes what killed runs may have left in a folder."""
+def remove_unfinished(folder: Path, older: float = 0.0) -> None:
+    """Removes what killed runs may have left in a folder.
+
+    Args:
+        folder: where they wrote.
+        older: seconds since it was last written to, for a folder that other runs may be writing into.
+    """
     for path in folder.glob(f".*{SUFFIX}"):
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # The other run has finished it.
+            if time.time() - path.stat().st_mtime >= older:
+                path.unlink()
+
+
+def _bring_to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:  # Some file systems cannot; that is no failure of the disk.
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+                raise

@@ -75,6 +75,6 @@ def predict_options(arguments: list[str] | None, prog: str = "python -m inferenc
     chosen, more = parser.parse_known_args(arguments)
     if more:
         parser.error(f"{' '.join(more)}: not understood; {FOR_AN_IMAGE}")
-    if chosen.seconds_per_class <= 0 or chosen.runs_per_case <= 0:
+    if not (chosen.seconds_per_class > 0 and chosen.runs_per_case > 0):  # Nor is nan.
         parser.error("--seconds-per-class and --runs-per-case: expected numbers above 0")
     return chosen

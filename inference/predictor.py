@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.checkpoint import ModelConfig
+from inference.command import print_line
 from inference.cpu_forward import for_cpu
 from inference.geometry import Voxel, three, voxel
 from inference.model import load_model
@@ -211,7 +212,7 @@ def load_predictor(weights: Path, device: str = "auto") -> Predictor:
             # would hold 400 MB for it in every run.
             return Predictor(log_odds, config, chosen, reload=lambda: load_predictor(weights, "cpu"))
         except RuntimeError as error:
-            print(f"the weights cannot be brought to {chosen}, the CPU is used: {_one_line(error)}")
+            print_line(f"the weights cannot be brought to {chosen}, the CPU is used: {_one_line(error)}")
             network, config = load_model(weights)  # Some of its tensors may be there already.
     return Predictor(for_cpu(LogOddsUNet(network).eval()), config, torch.device("cpu"))
 
@@ -254,7 +255,7 @@ def _usable_device() -> torch.device:
             _compute_on(torch.device("cuda"))
             return torch.device("cuda")
         except RuntimeError as error:
-            print(f"the GPU cannot be used, the CPU is: {_one_line(error)}")
+            print_line(f"the GPU cannot be used, the CPU is: {_one_line(error)}")
     return torch.device("cpu")
 
 

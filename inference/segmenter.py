@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import traceback
 from collections import defaultdict
@@ -18,6 +19,7 @@ from torch import Tensor
 from inference.batches import side_by_side
 from inference.case import Case, ObjectPrompts
 from inference.checkpoint import ModelConfig
+from inference.command import print_line
 from inference.deadline import Deadline, DeadlineExceeded, Watchdog
 from inference.fallback import fallback, fallback_name
 from inference.fusion import Fusion, advantages, enforce_prompts
@@ -240,7 +242,8 @@ class _CaseSegmenter:
             wrong = "out of memory" + (f" with a patch of {patch}" if smaller else "")
         else:
             wrong = f"{type(error).__name__}: {error}"
-            traceback.print_exception(error)
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                print_line(line, sys.stderr)
             self.segmenter.failures += 1
         self._give_up(run, wrong, detail)
         return smaller

@@ -77,6 +77,18 @@ class TestToCase:
             assert main([*start, "--case", str(case)]) == 0
             np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(back))), labels)
 
+    def test_what_is_no_case_and_no_result(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        scan, _, _ = labelled(tmp_path, place())
+        result, empty, array, nothing = (tmp_path / name for name in ("r.npz", "empty.npz", "a.npy", "nothing.npz"))
+        write_segmentation(result, sitk.GetArrayFromImage(read_volume(scan)).astype(np.uint8))
+        empty.touch()
+        np.save(array, np.zeros(3))
+        np.savez(nothing, segs=np.zeros((0, 5, 5), np.uint8))
+        start = ("read", result, "--like", scan, "-o", tmp_path / "back.nrrd", "--case")
+        assert "empty.npz: not a readable .npz file" in self.refused(capsys, *start, empty)
+        assert "a.npy: not a readable .npz file" in self.refused(capsys, *start, array)
+        assert "expected a label map" in self.refused(capsys, "read", nothing, *start[2:-1])
+
     def test_dicom_says_itself_that_it_is_ct(self, raw: Path, tmp_path: Path) -> None:
         scan = raw / "dicom_ct_head"
         assert main(["make", str(scan), "-o", str(tmp_path / "a.npz"), "--box", "1:9,1:9,1:9"]) == 0

@@ -181,6 +181,17 @@ class TestRefusals:
         said = self.refused(capsys, scan, "--continue", mask, "--click", "1,2,3")
         assert said.startswith(f"error: {path}: not readable as prompts (") and reason in said
 
+    def test_a_mask_of_the_same_name_with_another_ending_has_taken_the_prompts(
+        self, begun: tuple[Path, Path], weights: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        scan, mask = begun
+        other = mask.with_name("mask.nrrd")
+        assert segment(scan, weights, "--click", "9,9,9", "-o", other) == 0
+        said = self.refused(capsys, scan, "--continue", mask, "--click", "1,2,3")
+        assert "it holds those of mask.nrrd, which was written later)" in said
+        other.unlink()  # As where it was converted.
+        assert read_prompt_file(mask).objects[0].clicks == (Click((9, 9, 9), True),)
+
     def test_contradicting_options(self, begun: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
         scan, mask = begun
         said = self.refused(capsys, scan, "--continue", mask, "--previous", mask, "--click", "1,2,3")
@@ -189,8 +200,9 @@ class TestRefusals:
 
 
 def test_prompts_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, objects = tmp_path / "mask.prompts.json", (ObjectPrompts(1, clicks=(Click((1, 2, 3), True),)),)
-    write_prompts(path, place(), "scan.nrrd", objects)
+    mask, objects = tmp_path / "mask.nrrd", (ObjectPrompts(1, clicks=(Click((1, 2, 3), True),)),)
+    write_prompts(mask, place(), "scan.nrrd", objects)
+    path = tmp_path / "mask.prompts.json"
     before = path.read_bytes()
     assert json.loads(before)["image"]["name"] == "scan.nrrd"
 
@@ -200,7 +212,7 @@ def test_prompts_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Path, "write_text", stop)
     with pytest.raises(OSError, match="No space"):
-        write_prompts(path, place(), "other.nrrd", objects)
+        write_prompts(mask, place(), "other.nrrd", objects)
     assert path.read_bytes() == before and [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 

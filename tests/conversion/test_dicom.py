@@ -166,6 +166,32 @@ class TestNoVolume:
         write_series(tmp_path, phantom(), positions(7)[[0, 1, 2, 3, 5, 6]])
         assert "between 003.dcm and 002.dcm, 5.00 mm apart where others are 2.50" in refusal(tmp_path)
 
+    @pytest.mark.parametrize(
+        ("keyword", "value"),
+        [("ImagePositionPatient", [0, 0]), ("ImageOrientationPatient", [1, 0, 0]), ("PixelSpacing", [1, 1, 1])],
+    )
+    def test_a_slice_that_says_it_in_too_few_or_too_many_numbers(
+        self, keyword: str, value: list[float], tmp_path: Path
+    ) -> None:
+        path = write_series(tmp_path, phantom(), positions(6))[2]
+        dataset = pydicom.dcmread(path)
+        dataset[keyword].value = value
+        dataset.save_as(path)
+        with pytest.raises(ConversionError, match=f"{path.name}: does not say where it lies; expected {keyword}, "):
+            read_volume(tmp_path)
+
+    def test_frames_that_say_it_in_too_few_numbers(self, tmp_path: Path) -> None:
+        path = write_frames(tmp_path / "a.dcm", phantom(), positions(6))
+        dataset = pydicom.dcmread(path)
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            frame.PlanePositionSequence[0].ImagePositionPatient = [0, 0]
+        dataset.save_as(path)
+        assert "its frames do not all say where they lie (other numbers than three and six)" in refusal(path)
+
+    def test_a_distance_counted_against_the_normal(self, tmp_path: Path) -> None:
+        write_series(tmp_path, phantom(1), positions(1), SpacingBetweenSlices=-4)
+        assert read_volume(tmp_path).GetSpacing()[2] == 4
+
     def test_planes_in_several_directions(self, tmp_path: Path) -> None:
         coronal = [1, 0, 0, 0, 0, -1]
         path = write_frames(tmp_path / "a.dcm", phantom(), positions(6), [ALONG] * 4 + [coronal] * 2)

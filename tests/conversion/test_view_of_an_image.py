@@ -35,7 +35,7 @@ def continued(tmp_path: Path) -> list[str]:
     labels[1:3, 2:4, 1:3], labels[1:3, 2:4, 4:6] = 17, 1035
     write_mask(tmp_path / "mask.nrrd", labels, image)
     objects = (ObjectPrompts(1035, Box((1, 2, 4), (2, 3, 5)), (Click((1, 2, 4), True), Click((0, 0, 0), False))),)
-    write_prompts(tmp_path / "mask.prompts.json", image, "scan.nrrd", objects, "CT", "lung")
+    write_prompts(tmp_path / "mask.nrrd", image, "scan.nrrd", objects, "CT", "lung")
     return [str(tmp_path / name) for name in ("scan.nrrd", "mask.nrrd")] + ["-o", str(tmp_path / "page.html")]
 
 
@@ -94,7 +94,7 @@ def test_a_mask_of_another_image(stored: bool, tmp_path: Path, capsys: pytest.Ca
     other = place(direction=rotation()) + 1
     if stored:
         objects = (ObjectPrompts(1, Box((1, 2, 4), (2, 3, 5))),)
-        write_prompts(tmp_path / "mask.prompts.json", other, "other.nrrd", objects)
+        write_prompts(tmp_path / "mask.nrrd", other, "other.nrrd", objects)
     write_mask(tmp_path / "mask.nrrd", np.ones(other.GetSize()[::-1], np.uint8), other)
     assert view([*map(str, (tmp_path / "scan.nrrd", tmp_path / "mask.nrrd", "-o", tmp_path / "a.html"))], "view") == 2
     said = capsys.readouterr()

@@ -296,3 +296,11 @@ def test_a_browser_shows_it(shown: tuple, tmp_path: Path) -> None:
     assert said["result"] == (str(result[voxel]) if result[voxel] else "background")
     assert said["truth"] == (str(truth[voxel]) if truth[voxel] else "background")
     assert said["prompt"] == f"--click {said['z,y,x']}"
+
+
+def test_an_image_is_not_replaced_by_a_page(tmp_path, capsys):
+    case = write_case(tmp_path / "CT_a.npz")
+    before = case.read_bytes()
+    assert main([str(case), "-o", str(case)]) == 2
+    assert capsys.readouterr().err == f"error: {case}: expected a name that ends in .html\n"
+    assert case.read_bytes() == before

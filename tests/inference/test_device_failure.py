@@ -5,9 +5,11 @@ A device that can fail is played by a predictor that knows how to be loaded agai
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -219,6 +221,12 @@ class TestWeightsOnDisk:
         assert capsys.readouterr().out == (
             "the weights cannot be brought to meta, the CPU is used: CUDA out of memory.\n"
         )
+
+    def test_nobody_who_hears_of_it_costs_no_network(self, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(predictor_module, "_device", torch.device)
+        monkeypatch.setattr(nn.Module, "to", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory.")))
+        monkeypatch.setattr(sys, "stdout", Mock(encoding="utf-8", write=Mock(side_effect=OSError(28, "No space left"))))
+        assert load_predictor(weights, "meta").device.type == "cpu"
 
     @pytest.mark.parametrize("device", ["meta", "no device", "cuda:99", "gpu"])
     def test_a_device_that_is_not_there(self, weights: Path, device: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import runpy
@@ -10,7 +11,9 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -23,6 +26,7 @@ import segfm3d
 from evaluation.simulated_user import click_from_error
 from inference import __main__ as command
 from inference import options
+from inference.atomic import replacing
 from inference.geometry import Box
 from inference.npz import read_array
 from inference.options import predict_options
@@ -225,11 +229,34 @@ def test_an_existing_output_stands_until_it_is_replaced(folders: Folders, monkey
     assert (folders.outputs / "case.npz").read_bytes() == b"older"
 
 
-def test_what_a_killed_run_left_is_removed(folders: Folders) -> None:
+def test_what_a_killed_run_left_is_removed_and_not_what_another_run_is_writing(folders: Folders) -> None:
     write_case(folders.inputs / "case.npz", volume(SHAPE), [INNER])
-    (folders.outputs / ".case.npz.123.unfinished").write_bytes(b"half of it")
+    left, begun = folders.outputs / ".123.unfinished", folders.outputs / ".456.unfinished"
+    for path in (left, begun):
+        path.write_bytes(b"half of it")
+    old = time.time() - 2 * command.LONGEST_WRITE
+    os.utime(left, (old, old))
     assert folders.run() == 0
-    assert folders.names() == ["case.npz"]
+    assert folders.names() == [begun.name, "case.npz"]
+
+
+def test_the_folder_of_the_cases_takes_no_results(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
+    write_case(folders.inputs / "case.npz", volume(SHAPE), [INNER])
+    before = (folders.inputs / "case.npz").read_bytes()
+    assert folders.run("--outputs", str(folders.inputs / ".." / "inputs")) == 2
+    assert "holds the cases, which the results would replace" in capsys.readouterr().err
+    assert (folders.inputs / "case.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize(("error", "written"), [(errno.EINVAL, True), (errno.ENOSPC, False)])
+def test_a_file_system_without_modes_and_one_that_cannot_be_told_to_write(
+    error: int, written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(error, "no")))
+    monkeypatch.setattr(Path, "chmod", Mock(side_effect=OSError(errno.EPERM, "no")))
+    with nullcontext() if written else pytest.raises(OSError, match="no"), replacing(tmp_path / "a") as unfinished:
+        unfinished.write_bytes(b"all of it")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] * written
 
 
 def truncated(path: Path) -> None:
@@ -353,7 +380,7 @@ class TestSettings:
         assert folders.output("case.npz", SHAPE, 1)[4, 8, 10] == 1
 
     @pytest.mark.parametrize("setting", ["--seconds-per-class", "--runs-per-case"])
-    @pytest.mark.parametrize("value", ["0", "-1", "ten"])
+    @pytest.mark.parametrize("value", ["0", "-1", "ten", "nan"])
     def test_a_number_that_is_none(
         self, folders: Folders, capsys: pytest.CaptureFixture[str], setting: str, value: str
     ) -> None:
@@ -446,6 +473,21 @@ class TestTheBudget:
         out = capsys.readouterr().out
         assert "1.npz: object 1: taking the ellipsoid in its box" in out
         assert "2.npz: object 1" not in out
+
+    def test_so_is_the_loading_of_the_weights(
+        self, folders: Folders, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loading, load_segmenter = [0.0], command.load_segmenter
+
+        def load(weights: Path, device: str) -> Segmenter:
+            loading[0] = 10**9
+            return load_segmenter(weights, device)
+
+        monkeypatch.setattr(command, "load_segmenter", load)
+        monkeypatch.setattr(command, "time", Mock(monotonic=lambda: time.monotonic() + loading[0]))
+        write_case(folders.inputs / "1.npz", volume(SHAPE), [INNER])
+        assert folders.run() == 0
+        assert "1.npz: object 1: taking the ellipsoid in its box" in capsys.readouterr().out
 
 
 class TestTheScript:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -421,7 +423,7 @@ class TestFailures:
         np.testing.assert_array_equal(labels, filled(BOX_1) + 2 * inscribed(BOX_2))
 
     def test_an_error_leaves_its_object_to_the_fallback_and_is_counted(
-        self, capsys: pytest.CaptureFixture[str]
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def hook(number: int, _: Voxel) -> None:
             if number == 1:
@@ -433,6 +435,9 @@ class TestFailures:
         assert tool.failures == 1
         assert said == ["object 1: RuntimeError: a bug", "object 1: taking the ellipsoid in its box"]
         assert 'raise RuntimeError("a bug")' in capsys.readouterr().err
+        monkeypatch.setattr(sys, "stderr", Mock(encoding="utf-8", write=Mock(side_effect=OSError(28, "No space left"))))
+        again = segment_case(boxed(BOX_1, BOX_2), segmenter(Hooked(hook)), Deadline(PLENTY), log=said.append)
+        np.testing.assert_array_equal(again, labels)
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
     def test_an_answer_that_is_not_finite_twice_is_no_answer(self, value: float) -> None:
