@@ -30,7 +30,8 @@ class Turn:
         """Where a block of a patch of that shape lies in the turned patch."""
         turned = [*slices]
         for axis in self.flipped:
-            turned[axis] = slice(max(shape[axis] - slices[axis].stop, 0), shape[axis] - slices[axis].start)
+            # A block that lies past the end would begin before 0, which counts from the end.
+            turned[axis] = slice(max(shape[axis] - slices[axis].stop, 0), max(shape[axis] - slices[axis].start, 0))
         for a, b in self.exchanged:
             turned[a], turned[b] = turned[b], turned[a]
         z, y, x = turned

@@ -33,6 +33,9 @@ class Sampling:
             (:mod:`training.regions`).
         merged: share of samples of labelled objects whose object is joined with its neighbours or with all others, for
             each time that the image's number of objects halves on the way to one; at most four fifths.
+        merged_without_box: whether that is done without a box, too.
+        extent_windows: share of the windows without a box that lie about around the object, and not around the first
+            click.
         refinement: share of samples of labelled objects that look at a part of the border at native resolution, with
             a coarse mask of the object as the previous one.
         finer_look: share of steps whose samples, objects larger than the patch, are looked at again,
@@ -54,6 +57,8 @@ class Sampling:
     shapes: float
     regions: float
     merged: float
+    merged_without_box: bool
+    extent_windows: float
     refinement: float
     finer_look: float
     finer_made: float
@@ -115,6 +120,8 @@ PAPER = TrainingConfig(
         shapes=0.0,
         regions=0.0,
         merged=0.0,
+        merged_without_box=False,
+        extent_windows=0.0,
         refinement=0.0,
         finer_look=0.0,
         finer_made=0.0,
@@ -155,6 +162,8 @@ DEFAULT = TrainingConfig(
         shapes=0.15,
         regions=0.15,
         merged=0.15,
+        merged_without_box=True,
+        extent_windows=0.5,
         refinement=0.15,
         finer_look=0.65,
         finer_made=0.4,

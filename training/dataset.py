@@ -22,7 +22,7 @@ from evaluation.simulated_user import middle_slice_box
 from inference.case import CaseError
 from inference.geometry import Box, Voxel, label_extents, voxel
 from inference.normalization import NormalizedImage
-from inference.npz import NpzError, read_array
+from inference.npz import NpzError, open_npz, read_member
 from inference.window import Window
 from training.device import process_rank
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from training.target import Target
 
 T = TypeVar("T")
+
+IMAGE, LABELS, NORMALIZATION = "imgs", "gts", "normalization"
+"""The arrays of a case; the last one, scale and offset, only where the image is a part of a larger one."""
 
 SMALLEST_OBJECT = 8
 """Voxels; smaller objects are not worth a sample."""
@@ -151,18 +154,24 @@ def _from(window: Window, box: Box | None) -> Window:
 
 
 def load_volume(path: Path) -> Volume:
-    """Reads ``imgs`` and ``gts`` of a case.
+    """Reads ``imgs`` and ``gts`` of a case, and ``normalization``, scale and offset, where it is part of a larger one.
 
     Raises:
         NpzError: unreadable, without ``gts``, of different shapes, or without an object.
     """
-    image, labels = read_array(path, "imgs"), read_array(path, "gts")
+    with open_npz(path) as archive:
+        image, labels = read_member(archive, IMAGE), read_member(archive, LABELS)
+        known = read_member(archive, NORMALIZATION) if f"{NORMALIZATION}.npy" in archive.namelist() else None
     if image.ndim != 3 or image.shape != labels.shape or labels.dtype.kind not in "ui":
         raise CaseError(
             f"{path.name}: imgs {image.shape} and gts {labels.dtype} {labels.shape}; expected one shape, integer labels"
         )
     labels = _compact(labels)
     normalized = NormalizedImage.of(image)
+    if known is not None:
+        if known.shape != (2,) or known.dtype.kind != "f" or not np.isfinite(known).all():
+            raise CaseError(f"{path.name}: normalization is {known.dtype} {known.shape}; expected scale and offset")
+        normalized = replace(normalized, scale=float(known[0]), offset=float(known[1]))
     objects, likeness, slices, boxes = {}, {}, {}, {}
     for label, box in label_extents(labels).items():
         mask = labels[box.slices] == label

@@ -80,8 +80,11 @@ def coarser(batch: Batch, finer: int) -> Batch:
     """The batch as a patch of fewer voxels shows it."""
     channels = avg_pool3d(batch.channels, finer)
     channels[:, BOX] = (channels[:, BOX] >= 0.5).float()
-    truth = avg_pool3d(batch.truth.float()[:, None], finer)[:, 0] > 0.5
-    return Batch(channels, truth, batch.first_click)
+    share = avg_pool3d(batch.truth.float()[:, None], finer)[:, 0]
+    truth = share > 0.5
+    # Of what is thinner than a coarse voxel nothing would be left, and no click made.
+    lost = ~truth.flatten(1).any(dim=1)
+    return Batch(channels, truth | ((share > 0) & lost[:, None, None, None]), batch.first_click)
 
 
 def _simulated(

@@ -26,8 +26,9 @@ from tqdm import tqdm
 from inference.atomic import remove_unfinished, replacing
 from inference.case import CaseError
 from inference.command import Parser, run
+from inference.normalization import NormalizedImage
 from inference.npz import NpzError, read_array
-from training.dataset import by_source, source_of
+from training.dataset import IMAGE, LABELS, NORMALIZATION, by_source, source_of
 
 SHAPES = "shapes"
 """The folder of a part that holds its label maps without images."""
@@ -77,24 +78,29 @@ def in_turns(items: list[Item]) -> list[Item]:
 
 
 def compressed(item: Item, margin: int) -> bytes:
-    """A case file with the item's arrays, cropped.
+    """A case file with the item's arrays, cropped, and how the whole image is normalized.
 
     Raises:
         NpzError: the file cannot be read, its arrays differ in shape, or there is no object.
     """
-    arrays = [read_array(item.path, key) for key in item.keys]
-    shapes = {array.shape for array in arrays}
-    if len(shapes) > 1 or arrays[-1].ndim != 3 or arrays[-1].dtype.kind not in "ui":
-        found = ", ".join(f"{key} {array.dtype} {array.shape}" for key, array in zip(item.keys, arrays))
+    arrays = {key: read_array(item.path, key) for key in item.keys}
+    shapes = {array.shape for array in arrays.values()}
+    labels = arrays[item.keys[-1]]
+    if len(shapes) > 1 or labels.ndim != 3 or labels.dtype.kind not in "ui":
+        found = ", ".join(f"{key} {array.dtype} {array.shape}" for key, array in arrays.items())
         raise CaseError(f"{item.path.name}: {found}; expected volumes of one shape, integer labels")
-    where = around_objects(arrays[-1], margin)
+    where = around_objects(labels, margin)
     if where is None:
         raise CaseError(f"{item.path.name}: gts holds no object; expected labels above 0")
+    packed = {key: array[where] for key, array in arrays.items()}
+    if IMAGE in arrays:  # What is cut off counts when the image is normalized at inference.
+        whole = NormalizedImage.of(arrays[IMAGE])
+        packed[NORMALIZATION] = np.array([whole.scale, whole.offset])
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_LZMA) as archive:
-        for key, array in zip(item.keys, arrays):
+        for key, array in packed.items():
             with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.ascontiguousarray(array[where]), allow_pickle=False)
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
     return content.getvalue()
 
 
@@ -156,7 +162,7 @@ def pack(data: Path, out: Path, limits: list[int], margin: int, shapes: Path | N
         FileNotFoundError: no file in ``data`` or ``shapes``.
         FileExistsError: ``out`` holds files of another data set.
     """
-    items = list(_items(data, "", ("imgs", "gts")))
+    items = list(_items(data, "", (IMAGE, LABELS)))
     if shapes is not None:
         items += _items(shapes, SHAPES, ("gts",))
     items = in_turns(items)

@@ -44,6 +44,9 @@ MOST_MERGED = 0.8
 REGION_ZOOM = (0.6, 4.0)
 """Voxels of the image a voxel of the (coarse) patch, in samples of regions: from a detail to a whole head."""
 
+SLICE_EDGE = 256
+"""Voxels along an edge of the slices that a made patch is thought to be from: the box's jitter is in proportion."""
+
 LARGEST_FILL = 0.7
 SMALLEST_ZOOM = 0.35
 """A small object's window may shrink until the object fills that share of it, and by so much at most."""
@@ -77,11 +80,13 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
     target = _perhaps_merged(volume, label, sampling, random)
     chance = random.random()
     has_box = chance >= sampling.no_box + sampling.no_prompt
+    if not has_box and not sampling.merged_without_box:
+        target = Target.of(volume, (label,))
     box = target.box(random) if has_box else None
     if has_box:
         window = window_for(ObjectPrompts(label, box=box), target.shape, model.patch, model.isotropic_zoom)
     else:
-        window = _window_without_box(target, model, random)
+        window = _window_without_box(target, config, random)
     recipe = _recipe(volume, target, box, window, first_click=sampling.no_prompt <= chance and not has_box)
     if random.random() < sampling.refinement:
         coarse, noise = _draw_coarse(model.patch, random)
@@ -111,6 +116,8 @@ def make_finer_sample(
     sampling, model = config.sampling, config.model
     target = _perhaps_merged(volume, label, sampling, random)
     has_box = random.random() >= sampling.no_box + sampling.no_prompt
+    if not has_box and not sampling.merged_without_box:
+        target = Target.of(volume, (label,))
     box = target.box(random) if has_box else None
     known = None if has_box else jittered_extent(target.extent, random)
     window = window_for(ObjectPrompts(label, box=box), target.shape, model.patch, model.isotropic_zoom, known)
@@ -149,7 +156,7 @@ def make_region_sample(
         image = region_image(volume, config.model, random, finer)
         truth = region(image, kind, random)
         if truth is not None:
-            return _patch_sample(image, truth, config.sampling, random)
+            return _patch_sample(image, truth, config.sampling, random, finer)
     return None
 
 
@@ -179,10 +186,10 @@ def make_drawn_sample(
     if scene is None:
         scene = procedural(patch, random)
     image, truth = make_image(scene, random)
-    return _patch_sample(image, truth, config.sampling, random)
+    return _patch_sample(image, truth, config.sampling, random, finer)
 
 
-def _patch_sample(image: Tensor, truth: Tensor, sampling: Sampling, random: np.random.Generator) -> Recipe:
+def _patch_sample(image: Tensor, truth: Tensor, sampling: Sampling, random: np.random.Generator, finer: int) -> Recipe:
     """A sample from an image and an object that exist in the patch, or a finer one, only.
 
     Args:
@@ -190,17 +197,19 @@ def _patch_sample(image: Tensor, truth: Tensor, sampling: Sampling, random: np.r
         truth: (D, H, W) bool.
     """
     has_box = random.random() >= sampling.no_box
-    box = challenge_box(truth.numpy(), random) if has_box else None
     patch = voxel(truth.shape)
+    zoom = float(np.exp(random.uniform(*np.log(REGION_ZOOM))))
+    slice_edge = max(round(SLICE_EDGE * finer / zoom), *patch[1:])
+    box = challenge_box(truth.numpy(), slice_edge, random) if has_box else None
     window = Window((0, 0, 0), patch, patch)
     recipe = Recipe(window, box, not has_box, image=image.half(), truth=truth)
     return _augmented(recipe, random) if sampling.augment else recipe
 
 
-def _window_without_box(target: Target, model: ModelConfig, random: np.random.Generator) -> Window:
+def _window_without_box(target: Target, config: TrainingConfig, random: np.random.Generator) -> Window:
     """As inference sees an object without a box: around its first click, or around a rough previous mask."""
-    clicks, previous = (), None
-    if random.random() < 0.5:
+    model, clicks, previous = config.model, (), None
+    if random.random() >= config.sampling.extent_windows:
         clicks = (Click(target.first_click, positive=True),)
     else:
         previous = jittered_extent(target.extent, random)

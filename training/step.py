@@ -101,6 +101,8 @@ def accumulate(
                     )
                 else:
                     channels = simulate(state.network, batch, drawn.clicks, style, drawn.placement, random, hard)
+                # Older PyTorch would take up the half-precision weights of the looks before, which have no gradient.
+                torch.clear_autocast_cache()
                 odds = log_odds(forward(channels))
             truth = batch.truth.float()
             loss = segmentation_loss(odds, truth)

@@ -117,6 +117,9 @@ class Target:
         return values == self.labels[0] if len(self.labels) == 1 else np.isin(values, self.labels)
 
 
-def challenge_box(mask: NDArray[np.bool_], random: np.random.Generator) -> Box:
-    """The box that the challenge would give of a mask (D, H, W)."""
-    return Box.from_entry(jittered_box(middle_slice_box(mask), mask.shape[1:], random))
+def challenge_box(mask: NDArray[np.bool_], slice_edge: int, random: np.random.Generator) -> Box:
+    """The box that the challenge would give of a mask (D, H, W) that lies in slices of that many voxels an edge.
+
+    It may reach past the mask's array, as far as the slices do.
+    """
+    return Box.from_entry(jittered_box(middle_slice_box(mask), (slice_edge, slice_edge), random))

@@ -155,6 +155,15 @@ def test_a_coarser_batch_is_the_mean(volumes: list[Volume], config: TrainingConf
     assert abs(coarse.truth.float().mean() - share) < 0.3 * share
 
 
+def test_what_is_thinner_than_a_coarse_voxel_is_still_there_to_be_clicked() -> None:
+    truth = torch.zeros((2, 8, 8, 8), dtype=torch.bool)
+    truth[0, 3, 3] = True  # A line, of which a coarse voxel is a quarter.
+    truth[1, 2:6, 2:6, 2:6] = True
+    coarse = coarser(Batch(torch.zeros((2, 8, 8, 8, 8)), truth, torch.ones(2, dtype=torch.bool)), 2).truth
+    assert coarse[0].nonzero().tolist() == [[1, 1, x] for x in range(4)]
+    assert coarse[1].sum() == 8
+
+
 def test_a_click_at_the_patch_s_corner_stays_inside() -> None:
     drawn = torch.zeros((2, 16, 16, 16))
     draw_clicks(*drawn, (Click((7, 7, 7), True),), Window((0, 0, 0), (8, 8, 8), (16, 16, 16)), PAPER_STYLE)

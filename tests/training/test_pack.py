@@ -34,6 +34,18 @@ def test_a_part_is_a_data_set(folder: Path, tmp_path: Path):
             assert (small[volume.name].labels == label).sum() == (volume.labels == label).sum()
 
 
+def test_grey_values_stay_those_of_the_whole_image(tmp_path: Path):
+    image = np.full((9, 20, 20), 100, np.uint8)
+    image[:, :8, :8] = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    labels = np.zeros(image.shape, np.uint8)
+    labels[3:6, 2:6, 2:6] = 1
+    np.savez(tmp_path / "CT_a_1.npz", imgs=image, gts=labels)
+    assert main(["--data", str(tmp_path), "--margin", "1", "--out", str(tmp_path / "out")]) == 0
+    (whole,), (part,) = load_volumes(tmp_path), load_volumes(tmp_path / "out" / "part1")
+    assert part.shape == (5, 6, 6) and (part.image.scale, part.image.offset) == (whole.image.scale, whole.image.offset)
+    assert part.likeness == whole.likeness
+
+
 def test_label_maps_without_images_lie_apart(folder: Path, shapes: Path, tmp_path: Path):
     arguments = ["--data", str(folder), "--shapes", str(shapes), "--out", str(tmp_path), "--margin", "1"]
     assert main(arguments) == 0

@@ -50,7 +50,7 @@ def test_a_turned_block_lies_where_its_voxels_do():
     for _ in range(60):
         shape = (6, 7, 7) if random.random() < 0.5 else (6, 6, 6)
         turn = draw_turn(shape, random)
-        first = random.integers(0, 6, 3)
+        first = random.integers(0, 12, 3)
         slices = tuple(slice(int(a), int(a + random.integers(0, 9))) for a in first)
         block, expected = torch.zeros(shape), torch.zeros(shape)
         expected[slices] = 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import training.sample
-from evaluation.simulated_user import box_from_mask, click_from_error
+from evaluation.simulated_user import box_from_mask, click_from_error, middle_slice_box
 from inference.case import Click, ObjectPrompts, read_case
 from inference.geometry import Box
 from inference.normalization import NormalizedImage
@@ -157,6 +157,18 @@ def test_a_drawn_object_is_in_a_box_that_its_middle_slice_gives(config: Training
     middle = slices[len(slices) // 2]
     assert not (truth[middle] & (channels[BOX, middle] == 0)).any()
     assert torch.equal(channels[BOX].flatten(1).any(dim=1).nonzero().ravel(), torch.arange(slices[0], slices[-1] + 1))
+
+
+def test_boxes_of_drawn_objects_are_as_loose_as_those_of_images(config: TrainingConfig):
+    model = replace(config.model, patch=(48, 48, 48))
+    config = replace(config, model=model, sampling=replace(config.sampling, no_box=0.0, augment=False))
+    loose = []
+    for seed in range(12):
+        recipe = make_drawn_sample([], config, np.random.default_rng(seed))
+        exact = middle_slice_box(recipe.truth.numpy())
+        loose.append((exact["z_mid_x_min"] - recipe.box.lower[2], recipe.box.upper[2] - exact["z_mid_x_max"]))
+        assert (recipe.box.lower[0], recipe.box.upper[0]) == (exact["z_min"], exact["z_max"])
+    assert min(map(min, loose)) >= 0 and 2 <= max(map(max, loose)) <= 8
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 0.0), (2, 0.15), (4, 0.3), (60, 0.8)])
