@@ -52,6 +52,9 @@ HELD_OUT = (
 )
 """Bones, organs, tissue, folds, vessels. Weights to begin with must not have seen them either."""
 
+RELATIVES = ("MR_TPTBox", "MR_mouseDSURQE", "MR_mouseFVB", "neat_mouse")
+"""Sources, of volumes and of label maps, whose labels are drawn as those of one that is held out: no run sees them."""
+
 CLICKS = 5
 """Of the simulated user, as in the challenge."""
 
@@ -298,8 +301,8 @@ def main(arguments: list[str] | None = None) -> int:
         network, model = load_model(options.init)
         samples = judging(_cube(options.patch))
         _write_figures(options.out / INIT, judge(network.to(options.device), model.style, samples))
-    volumes = load_volumes(options.data, exclude=HELD_OUT)
-    shapes = [each for folder in options.shapes for each in load_shapes(folder)]
+    volumes = load_volumes(options.data, exclude=(*HELD_OUT, *RELATIVES))
+    shapes = [each for folder in options.shapes for each in load_shapes(folder) if not each.name.startswith(RELATIVES)]
     for seed in options.seeds:  # All with one seed first: a table that is cut short compares like with like.
         for name in (name for name in options.only if name != INIT):
             run_variant(name, seed, options, volumes, shapes, judging)

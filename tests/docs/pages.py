@@ -73,6 +73,8 @@ NOT_RUN = {
     (SUBMIT, "docker container run"): IMAGE,
     (SUBMIT, "make evaluate"): IMAGE,
     (SUBMIT, "python -m benchmarks.container_run"): IMAGE,
+    (GPU, "timeout --foreground --preserve-status --kill-after 30 540"): "the test of Train runs the benchmark",
+    (GPU, "cp $WORK/ablation"): "the same",
     (GPU, "make rehearse"): "makes an environment of 3 GB from the network, and takes ten minutes",
     (RELIABILITY, "pip"): REGISTRY,
     (RELIABILITY, "cyclonedx-py"): REGISTRY,
