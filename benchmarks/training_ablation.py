@@ -89,13 +89,8 @@ VARIANTS: dict[str, tuple[str, Change]] = {
     "one-click": ("at most one round of clicks", _sampling(clicks=(0.5, 0.5))),
     "hard-clicks": ("a further round for the worse half of a batch", _sampling(hard_clicks=1)),
     "challenge-clicks": ("clicks always as the challenge places them", _sampling(human_clicks=0.0)),
-    "merged-in-boxes": ("no merged objects without a box", _sampling(merged_without_box=False)),
     "no-merged": ("no merged objects", _sampling(merged=0.0)),
     "click-windows": ("without a box, windows around the first click only", _sampling(extent_windows=0.0)),
-    "single-in-click-windows": (
-        "both: no merged objects without a box, windows around the first click only",
-        _sampling(merged_without_box=False, extent_windows=0.0),
-    ),
     "fewer-boxes": ("two thirds of the samples without a box", _sampling(no_box=2 / 3)),
     "files-alike": ("all files alike, sources not balanced", _sampling(modalities=())),
     "wider": ("1.5 times the channels", _wider),

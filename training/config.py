@@ -31,9 +31,9 @@ class Sampling:
             ``procedural`` where there are no label maps.
         regions: share of samples whose object is a region that the image shows and no label knows
             (:mod:`training.regions`).
-        merged: share of samples of labelled objects whose object is joined with its neighbours or with all others, for
-            each time that the image's number of objects halves on the way to one; at most four fifths.
-        merged_without_box: whether that is done without a box, too.
+        merged: share of samples of labelled objects with a box whose object is joined with its neighbours or with all
+            others, for each time that the image's number of objects halves on the way to one; at most four fifths. A
+            click alone says one object: with those of unions it would come to mean the larger thing.
         extent_windows: share of the windows without a box that lie about around the object, and not around the first
             click.
         refinement: share of samples of labelled objects that look at a part of the border at native resolution, with
@@ -57,7 +57,6 @@ class Sampling:
     shapes: float
     regions: float
     merged: float
-    merged_without_box: bool
     extent_windows: float
     refinement: float
     finer_look: float
@@ -120,7 +119,6 @@ PAPER = TrainingConfig(
         shapes=0.0,
         regions=0.0,
         merged=0.0,
-        merged_without_box=False,
         extent_windows=0.0,
         refinement=0.0,
         finer_look=0.0,
@@ -162,7 +160,6 @@ DEFAULT = TrainingConfig(
         shapes=0.15,
         regions=0.15,
         merged=0.15,
-        merged_without_box=True,
         extent_windows=0.5,
         refinement=0.15,
         finer_look=0.65,

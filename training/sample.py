@@ -39,7 +39,7 @@ COARSENESS = (1.5, 5.0)
 """Voxels of the patch a voxel of the coarse pass before it."""
 
 MOST_MERGED = 0.8
-"""Share of samples with merged objects, in an image of many."""
+"""Share of samples with merged objects, of those with a box, in an image of many."""
 
 REGION_ZOOM = (0.6, 4.0)
 """Voxels of the image a voxel of the (coarse) patch, in samples of regions: from a detail to a whole head."""
@@ -77,11 +77,9 @@ def make_sample(volume: Volume, label: int, config: TrainingConfig, random: np.r
     ``Recipe.volume`` is left to the caller, who knows where the volume stands, here and below.
     """
     sampling, model = config.sampling, config.model
-    target = _perhaps_merged(volume, label, sampling, random)
     chance = random.random()
     has_box = chance >= sampling.no_box + sampling.no_prompt
-    if not has_box and not sampling.merged_without_box:
-        target = Target.of(volume, (label,))
+    target = _target(volume, label, has_box, sampling, random)
     box = target.box(random) if has_box else None
     if has_box:
         window = window_for(ObjectPrompts(label, box=box), target.shape, model.patch, model.isotropic_zoom)
@@ -114,10 +112,8 @@ def make_finer_sample(
         None if the object is not larger than that.
     """
     sampling, model = config.sampling, config.model
-    target = _perhaps_merged(volume, label, sampling, random)
     has_box = random.random() >= sampling.no_box + sampling.no_prompt
-    if not has_box and not sampling.merged_without_box:
-        target = Target.of(volume, (label,))
+    target = _target(volume, label, has_box, sampling, random)
     box = target.box(random) if has_box else None
     known = None if has_box else jittered_extent(target.extent, random)
     window = window_for(ObjectPrompts(label, box=box), target.shape, model.patch, model.isotropic_zoom, known)
@@ -129,8 +125,10 @@ def make_finer_sample(
     return _augmented(recipe, random) if sampling.augment else recipe
 
 
-def _perhaps_merged(volume: Volume, label: int, sampling: Sampling, random: np.random.Generator) -> Target:
-    if sampling.merged and random.random() < min(sampling.merged * math.log2(len(volume.objects)), MOST_MERGED):
+def _target(volume: Volume, label: int, has_box: bool, sampling: Sampling, random: np.random.Generator) -> Target:
+    """The label's object; with a box it may be joined with others, since the box tells that."""
+    share = min(sampling.merged * math.log2(len(volume.objects)), MOST_MERGED) if has_box else 0.0
+    if share and random.random() < share:
         return Target.of(volume, merged(volume, label, random))
     return Target.of(volume, (label,))
 

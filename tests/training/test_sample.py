@@ -175,13 +175,24 @@ def test_boxes_of_drawn_objects_are_as_loose_as_those_of_images(config: Training
 def test_the_more_objects_an_image_has_the_more_often_they_are_merged(
     volumes: list[Volume], config: TrainingConfig, monkeypatch: pytest.MonkeyPatch, count: int, expected: float
 ):
-    config = replace(config, sampling=replace(config.sampling, merged=0.15))
+    config = replace(config, sampling=replace(config.sampling, merged=0.15, no_box=0.0, no_prompt=0.0))
     volume = replace(volumes[0], objects=dict.fromkeys(range(1, count + 1), volumes[0].objects[1]))
     calls = []
     monkeypatch.setattr(training.sample, "merged", lambda volume, label, random: calls.append(label) or (label,))
     for seed in range(200):
         make_sample(volume, 1, config, np.random.default_rng(seed))
     assert len(calls) / 200 == pytest.approx(expected, abs=0.1)
+
+
+def test_without_a_box_a_click_is_on_one_object(
+    volumes: list[Volume], config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+):
+    config = replace(config, sampling=replace(config.sampling, merged=1.0, no_box=1.0, no_prompt=0.0))
+    monkeypatch.setattr(training.sample, "merged", lambda volume, label, random: tuple(volume.objects))
+    assert len(volumes[0].objects) > 1
+    for seed in range(5):
+        recipe = make_sample(volumes[0], 1, config, np.random.default_rng(seed))
+        assert recipe.box is None and recipe.labels == (1,)
 
 
 def test_a_region_sample_has_the_region_in_its_box(real_volume: Path, config: TrainingConfig):
