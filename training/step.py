@@ -101,7 +101,7 @@ def accumulate(
                     )
                 else:
                     channels = simulate(state.network, batch, drawn.clicks, style, drawn.placement, random, hard)
-                # Older PyTorch would take up the half-precision weights of the looks before, which have no gradient.
+                # PyTorch before 2.10 takes up the weights halved for the looks, without a gradient (its issue 158232).
                 torch.clear_autocast_cache()
                 odds = log_odds(forward(channels))
             truth = batch.truth.float()
