@@ -17,10 +17,10 @@ from evaluation.baselines import BASELINES
 from evaluation.cases import list_cases
 from evaluation.console import failures, group_table, next_steps, old_results
 from evaluation.contestants import Command, Contestant, DockerImage, InProcess, image_id
-from evaluation.groups import by_group, group_titles, titles_of
+from evaluation.groups import by_group, group_titles
 from evaluation.merge import merge_results
 from evaluation.protocol import SECONDS_PER_CLASS, evaluate
-from evaluation.results import RUNS, ResultsFolder, list_results
+from evaluation.results import CONTESTANT_FILE, RUNS, ResultsFolder, list_results
 from evaluation.summary import Measured
 from evaluation.table import write_csv
 from inference import command
@@ -76,7 +76,7 @@ def run(arguments: list[str], prog: str) -> int:
     how.add_argument("--device", default="auto", help="device of --weights: auto, cpu or cuda")
     how.add_argument(
         "--seconds-per-class",
-        type=float,
+        type=_seconds,
         metavar="SECONDS",
         default=SECONDS_PER_CLASS,
         help="what the runs of a case may take together for each object",
@@ -152,6 +152,7 @@ def _run(options: argparse.Namespace) -> int:
         truths=options.truths,
         drop_boxes=options.drop_boxes,
         seconds_per_class=options.seconds_per_class,
+        groups=titles,
     )
     write_csv(results)
     found = tuple(result for result in results.read_all() if result.case in titles)
@@ -169,7 +170,7 @@ def _report(options: argparse.Namespace) -> None:
 
     page = write_report(options.results, options.cases, options.truths, options.focus)
     found = [Measured(folder.name, tuple(folder.read_all())) for folder in list_results(options.results)]
-    _print_figures(found, titles_of(found, options.cases))
+    _print_figures(found, group_titles(options.cases) if options.cases and len(options.cases) > 1 else None)
     print(page)
 
 
@@ -184,7 +185,11 @@ def _calibrate(options: argparse.Namespace) -> None:
     paths = list_cases(options.cases)
     segmenter = load_segmenter(options.weights, options.device)
     identity = {"weights": _checksum(options.weights), "clicks": str(options.clicks)}
-    results = ResultsFolder(options.results / options.name / calibration.FOLDER, identity)
+    contestant = options.results / options.name
+    measured = ResultsFolder(contestant).identity if (contestant / CONTESTANT_FILE).exists() else identity
+    if measured.get("weights") != identity["weights"]:
+        raise CaseError(f"{contestant}: holds the results of others than {options.weights}; choose another --name")
+    results = ResultsFolder(contestant / calibration.FOLDER, identity)
     found = calibration.calibrate(segmenter, paths, results, options.clicks)
     print(calibration.table(found))
     stored = segmenter.config.temperature
@@ -197,9 +202,9 @@ def _contestant(options: argparse.Namespace) -> Contestant:
     if options.baseline:
         name = options.name or options.baseline
         return InProcess(name, {"baseline": options.baseline}, BASELINES[options.baseline])
-    if options.command:
+    if options.command is not None:
         return Command(options.name or "command", options.command)
-    if options.image:
+    if options.image is not None:
         tagged = options.image if ":" in options.image.rsplit("/", 1)[-1] else f"{options.image}:latest"
         return DockerImage(options.name or "image", tagged, image_id(tagged))
     segmenter = load_segmenter(options.weights, options.device)
@@ -226,6 +231,12 @@ def _name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a name; expected letters, digits, '_', '.', '-'")
     return text
+
+
+def _seconds(text: str) -> float:
+    if not (seconds := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return seconds
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from evaluation.cases import EvaluationCase, read_evaluation_case
 from evaluation.contestants import UNHURRIED
 from evaluation.modality import modality_of
 from evaluation.reliability import Calibration, LogOddsHistogram, mean_histogram
-from evaluation.results import ResultsFolder, write_atomically
+from evaluation.results import COUNTED, ResultsFolder, write_atomically
 from evaluation.simulated_user import click_from_error
 from evaluation.summary import ALL, MODALITY_ORDER
 from inference.case import Case, CaseError, Click, ObjectPrompts
@@ -76,7 +76,7 @@ def calibrate(segmenter: Segmenter, paths: Iterable[Path], results: ResultsFolde
     """
     counts: list[ObjectCount] = []
     for path in tqdm(list(paths), unit="case", desc="calibration"):
-        file = results.path / "objects" / f"{path.stem}.json"
+        file = results.path / COUNTED / f"{path.stem}.json"
         if not file.exists():
             case = read_evaluation_case(path)
             content = [_as_json(count) for count in count_case(case, segmenter, clicks)]

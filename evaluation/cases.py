@@ -14,6 +14,7 @@ from evaluation.metrics import object_labels
 from evaluation.simulated_user import box_from_mask
 from inference.case import CaseError, ObjectPrompts, read_case
 from inference.geometry import Box, Voxel
+from inference.npz import NpzError, read_array
 
 PlacedClick = tuple[Voxel, bool]
 """Position (z, y, x), and whether it lies in the object."""
@@ -178,16 +179,9 @@ def write_step_input(
 def _read_truth(path: Path) -> NDArray[np.integer]:
     """Return the array `gts` of a file."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if "gts" not in arrays.files:
-                raise CaseError(f"{path.name}: no key 'gts'; expected the ground truth, a (D, H, W) label map")
-            truth = arrays["gts"]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, CaseError):
-            raise
-        raise CaseError(
-            f"{path.name}: the ground truth cannot be read ({error}); expected an .npz with 'gts'"
-        ) from error
+        truth = read_array(path, "gts")
+    except NpzError as error:
+        raise CaseError(f"{error}; expected the ground truth, a (D, H, W) label map") from error
     if truth.dtype.kind not in "ui":
         raise CaseError(f"{path.name}: gts has dtype {truth.dtype}; expected integers")
     return truth

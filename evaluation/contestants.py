@@ -1,12 +1,13 @@
 """What can be evaluated: a function in this process, a command, a Docker image; from an input to an output folder."""
 
+import secrets
 import shlex
 import shutil
 import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -180,20 +181,18 @@ class DockerImage:
     name: str
     image: str
     image_id: str
+    # Of its own, as another evaluation of the image may run beside it.
+    container: str = field(default_factory=lambda: f"evaluation-{secrets.token_hex(6)}", compare=False)
 
     @property
     def identity(self) -> dict[str, str]:
         return {"image": self.image, "id": self.image_id}
 
-    @property
-    def _container(self) -> str:
-        return f"{self.name}-evaluation"
-
     def command(self, inputs: Path, outputs: Path) -> list[str]:
         """Return the words of the organizers' command line."""
         gpu = ["--gpus", "device=0"] if torch.cuda.is_available() else []
         volumes = ["-v", f"{inputs}/:/workspace/inputs/", "-v", f"{outputs}/:/workspace/outputs/"]
-        options = [*gpu, "-m", DOCKER_MEMORY, "--name", self._container, "--rm", *volumes]
+        options = [*gpu, "-m", DOCKER_MEMORY, "--name", self.container, "--rm", *volumes]
         return ["docker", "container", "run", *options, self.image, "/bin/bash", "-c", "sh predict.sh"]
 
     def check(self) -> None:
@@ -227,7 +226,7 @@ class DockerImage:
     def _remove(self) -> None:
         """Stopping the client does not stop the container, and the next run needs its name."""
         if shutil.which("docker"):
-            subprocess.run(["docker", "container", "rm", "--force", self._container], capture_output=True, check=False)
+            subprocess.run(["docker", "container", "rm", "--force", self.container], capture_output=True, check=False)
 
 
 def image_id(image: str) -> str:

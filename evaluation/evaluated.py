@@ -8,11 +8,28 @@ import numpy as np
 
 from evaluation.case_page import Layer, Run
 from evaluation.cases import EvaluationCase, read_evaluation_case, without_boxes
-from evaluation.results import CaseResult, ResultsFolder, focused, list_results
+from evaluation.results import CaseResult, ResultsFolder, list_results
 from inference.case import Case, CaseError, Click
 
 NAMED = 8
 """Cases that a message names at most."""
+
+
+def focused(folders: Sequence[ResultsFolder], name: str | None, option: str) -> list[ResultsFolder]:
+    """Return the contestants in the order in which they are shown: the one in focus first, the baselines last.
+
+    Args:
+        folders: at least one.
+        name: of the one in focus; by default the first that is no baseline.
+        option: where the name was given, for the message.
+
+    Raises:
+        CaseError: there is no such contestant.
+    """
+    names = [folder.name for folder in folders]
+    if name is not None and name not in names:
+        raise CaseError(f"{option} {name}: no such contestant; expected one of {', '.join(names)}")
+    return sorted(folders, key=lambda folder: (folder.name != name, folder.is_baseline, folder.name))
 
 
 def read_evaluated(

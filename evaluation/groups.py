@@ -79,32 +79,9 @@ def group_titles(folders: Sequence[Path]) -> dict[str, str]:
         CaseError: a folder is missing or empty, or two hold a case of the same name.
     """
     list_cases(*folders)  # Only to find a case that two of them hold.
-    return _titles({path.name: folder for folder in folders for path in list_cases(folder)})
-
-
-def titles_of(contestants: Sequence[Measured], cases: Sequence[Path] | None) -> dict[str, str] | None:
-    """Return the same of what was measured, or `None` if all cases are one group.
-
-    Args:
-        contestants: with their results.
-        cases: the folders of cases; by default those in which they were measured.
-
-    Raises:
-        CaseError: as of `group_titles`.
-    """
-    if cases is not None:
-        return group_titles(cases) if len(cases) > 1 else None
-    used = [result for contestant in contestants for result in contestant.usable]
-    titles = _titles({result.case: Path(result.source).parent for result in used if result.source})
-    return dict(sorted(titles.items(), key=lambda item: item[1])) if len(set(titles.values())) > 1 else None
-
-
-def _titles(folders: Mapping[str, Path]) -> dict[str, str]:
-    names = [folder.resolve().name for folder in dict.fromkeys(folders.values())]
-    return {
-        case: name if names.count(name := folder.resolve().name) == 1 else str(folder)
-        for case, folder in folders.items()
-    }
+    names = [folder.absolute().name for folder in folders]
+    titles = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
+    return {path.name: title for folder, title in zip(folders, titles, strict=True) for path in list_cases(folder)}
 
 
 def by_group(contestants: Sequence[Measured], titles: Mapping[str, str] | None = None) -> list[GroupRow]:
@@ -112,20 +89,22 @@ def by_group(contestants: Sequence[Measured], titles: Mapping[str, str] | None =
 
     Args:
         contestants: with their results.
-        titles: the group of each case by its name; without it all cases are one group.
+        titles: the group of each case by its name; by default the one that it was measured in.
     """
     used = [result for contestant in contestants for result in contestant.usable]
-    if titles is None:
-        titles = dict.fromkeys((result.case for result in used), ALL)
-    present = {titles.get(result.case, ELSEWHERE) for result in used}
-    order = [title for title in dict.fromkeys([*titles.values(), ELSEWHERE]) if title in present]
+
+    def group_of(result: CaseResult) -> str:
+        return result.group or ALL if titles is None else titles.get(result.case, ELSEWHERE)
+
+    known = sorted({result.group for result in used}) if titles is None else titles.values()
+    order = [title for title in dict.fromkeys([*known, ALL, ELSEWHERE]) if title in set(map(group_of, used))]
     rows = []
     for contestant in contestants:
         for boxes in (True, False):
             members: dict[str, list[CaseResult]] = {title: [] for title in order}
             for result in contestant.usable:
                 if result.has_boxes == boxes:
-                    members[titles.get(result.case, ELSEWHERE)].append(result)
+                    members[group_of(result)].append(result)
             if any(members.values()):
                 figures = {title: group_figures(results) if results else None for title, results in members.items()}
                 rows.append(GroupRow(contestant.name, boxes, figures))

@@ -2,8 +2,7 @@
 
 import tempfile
 import time
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +14,10 @@ from tqdm import tqdm
 from evaluation.cases import EvaluationCase, PlacedClick, read_evaluation_case, without_boxes, write_step_input
 from evaluation.contestants import Contestant, ContestantError, RunOutcome
 from evaluation.metrics import CLICK_RUNS, object_labels, score_segmentation
-from evaluation.results import CaseResult, ResultsFolder, StepResult
+from evaluation.results import UNUSABLE, WITHOUT_BOXES, CaseResult, ResultsFolder, StepResult
 from evaluation.simulated_user import click_from_error
 from inference.case import CaseError
+from inference.npz import NpzError, read_array
 
 SECONDS_PER_CLASS = 90.0
 
@@ -37,6 +37,7 @@ def evaluate(
     truths: Path | None = None,
     drop_boxes: bool = False,
     seconds_per_class: float = SECONDS_PER_CLASS,
+    groups: Mapping[str, str] | None = None,
 ) -> list[CaseResult]:
     """Evaluate a contestant on cases, one after the other, and write each result when it is there.
 
@@ -50,11 +51,17 @@ def evaluate(
         truths: a folder with the ground truths, if the case files do not hold them.
         drop_boxes: run every case as if it had no boxes.
         seconds_per_class: what all runs of a case together may take for each of its objects.
+        groups: the group of each case by its name.
     """
     collected = []
     progress = tqdm(list(paths), unit="case", desc=contestant.name)
     for path in progress:
-        result = _evaluate_path(contestant, path, results, truths, drop_boxes, seconds_per_class)
+        where = {
+            "source": str(path.absolute()),
+            "truths": "" if truths is None else str(truths.absolute()),
+            "group": (groups or {}).get(path.name, ""),
+        }
+        result = _evaluate_path(contestant, path, results, truths, drop_boxes, seconds_per_class, where)
         if result.remark:
             tqdm.write(f"{contestant.name}: {result.case}: {result.remark}")
         collected.append(result)
@@ -72,27 +79,29 @@ def _evaluate_path(
     truths: Path | None,
     drop_boxes: bool,
     seconds_per_class: float,
+    where: dict[str, str],
 ) -> CaseResult:
     try:
         case = read_evaluation_case(path, truths)
     except CaseError as error:
         reason = str(error).removeprefix(f"{path.name}: ")
         result = CaseResult(path.name, 0, False, drop_boxes, 0.0, (), failure=reason, scorable=False)
+        result = replace(result, **where)
         results.write(result, [])
         return result
-    results.discard_unusable(path.name)
+    results.discard(path.name, UNUSABLE)
+    if case.has_boxes and (old := results.read(path.name, has_boxes=False)) and not old.boxes_dropped:
+        results.discard(path.name, WITHOUT_BOXES)  # Of a file that had no boxes.
     if drop_boxes:
         case = without_boxes(case)
     done = results.read(case.name, case.has_boxes)
     if done is not None and done.is_of(case.checksum):
-        return done
+        moved = replace(done, **where)
+        if moved != done:
+            results.write_scores(moved)
+        return moved
     result, segmentations = evaluate_case(case, contestant, seconds_per_class)
-    result = replace(
-        result,
-        measured_on=case.checksum,
-        source=str(path.resolve()),
-        truths="" if truths is None else str(truths.resolve()),
-    )
+    result = replace(result, measured_on=case.checksum, **where)
     results.write(result, segmentations)
     return result
 
@@ -190,14 +199,9 @@ def _read_output(path: Path, case: EvaluationCase) -> NDArray:
         OutputError: it is not one for this case.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if "segs" not in arrays.files:
-                raise OutputError(f"wrote no key 'segs' (found: {', '.join(arrays.files) or 'none'})")
-            segmentation = arrays["segs"]
-    except OutputError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise OutputError(f"wrote an unreadable file ({' '.join(str(error).split())[:120]})") from error
+        segmentation = read_array(path, "segs")
+    except NpzError as error:
+        raise OutputError(f"wrote no label map that can be read: {error}") from error
     if segmentation.shape != case.truth.shape:
         raise OutputError(f"wrote shape {segmentation.shape}; expected {case.truth.shape}")
     if segmentation.dtype.kind not in "bui":

@@ -10,7 +10,7 @@ A results folder holds one folder a contestant:
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -27,7 +27,10 @@ from inference.case import CaseError
 RUNS = 6
 """The run with the box alone, and five with clicks. Without boxes there is no first run; it counts as 0."""
 
-WITH_BOXES, WITHOUT_BOXES, UNUSABLE = "with_boxes", "without_boxes", "unusable"
+KINDS = WITH_BOXES, WITHOUT_BOXES, UNUSABLE = "with_boxes", "without_boxes", "unusable"
+COUNTED = "objects"
+"""What a calibration has counted, in the folder of one."""
+
 CONTESTANT_FILE = "contestant.json"
 
 
@@ -75,6 +78,7 @@ class CaseResult:
         measured_on: the case's checksum; empty in results from before it was kept.
         source: the case file's absolute path where it was measured; empty in results from before it was kept.
         truths: the same of the folder of ground truths; empty if the case file held them.
+        group: what the folder of cases is called (:func:`evaluation.groups.group_titles`).
     """
 
     case: str
@@ -88,6 +92,14 @@ class CaseResult:
     measured_on: str = ""
     source: str = ""
     truths: str = ""
+    group: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The folder that it lies in."""
+        if not self.scorable:
+            return UNUSABLE
+        return WITH_BOXES if self.has_boxes else WITHOUT_BOXES
 
     def is_of(self, checksum: str) -> bool:
         """Say whether it was measured on the case of this checksum, and not on one of the same name before it."""
@@ -212,8 +224,7 @@ class ResultsFolder:
         self.name = path.name
         file = path / CONTESTANT_FILE
         # A contestant that was corrected before anything was measured may keep its name.
-        if identity is not None and not any(path.glob("*/*.json")):
-            path.mkdir(parents=True, exist_ok=True)
+        if identity is not None and not any(next((path / kind).glob("*.json"), None) for kind in (*KINDS, COUNTED)):
             write_atomically(file, lambda stream: stream.write(_json(identity)))
         self.identity: dict[str, str] = json.loads(file.read_text())
         if identity is not None and self.identity != identity:
@@ -234,30 +245,34 @@ class ResultsFolder:
 
     def read_all(self) -> list[CaseResult]:
         """Return the results in the order of the cases' names: with boxes, without boxes, unusable."""
-        kinds = (WITH_BOXES, WITHOUT_BOXES, UNUSABLE)
-        return [_case_result(file) for kind in kinds for file in sorted((self.path / kind).glob("*.json"))]
+        return [_case_result(file) for kind in KINDS for file in sorted((self.path / kind).glob("*.json"))]
 
     def has_segmentations(self, result: CaseResult) -> bool:
         """Say whether label maps were kept of the case: there are none if its first output was unusable."""
-        return self._file(result.case, _kind(result), ".segmentations.npz").exists()
+        return self._file(result.case, result.kind, ".segmentations.npz").exists()
 
     def read_segmentations(self, result: CaseResult) -> NDArray[np.uint8]:
         """Return the label maps of the case's runs: (runs, D, H, W)."""
-        with np.load(self._file(result.case, _kind(result), ".segmentations.npz"), allow_pickle=False) as arrays:
+        with np.load(self._file(result.case, result.kind, ".segmentations.npz"), allow_pickle=False) as arrays:
             return arrays["segs"]
 
     def write(self, result: CaseResult, segmentations: list[NDArray[np.uint8]]) -> None:
         """Write a case's result; the scores last, so that a case with scores is complete."""
+        file = self._file(result.case, result.kind, ".segmentations.npz")
+        file.unlink(missing_ok=True)  # Of a case of that name before it.
         if segmentations:
-            file = self._file(result.case, _kind(result), ".segmentations.npz")
             write_atomically(file, lambda stream: np.savez_compressed(stream, segs=np.stack(segmentations)))
-        write_atomically(
-            self._file(result.case, _kind(result), ".json"), lambda stream: stream.write(_json(asdict(result)))
-        )
+        self.write_scores(result)
 
-    def discard_unusable(self, case_name: str) -> None:
-        """Forget that a case could not be evaluated, as it can be now."""
-        self._file(case_name, UNUSABLE, ".json").unlink(missing_ok=True)
+    def write_scores(self, result: CaseResult) -> None:
+        """Write a case's result; its label maps are there already."""
+        file = self._file(result.case, result.kind, ".json")
+        write_atomically(file, lambda stream: stream.write(_json(asdict(result))))
+
+    def discard(self, case_name: str, kind: str) -> None:
+        """Forget a case's result of a kind, as the file is another one now."""
+        for suffix in (".json", ".segmentations.npz"):
+            self._file(case_name, kind, suffix).unlink(missing_ok=True)
 
     def _file(self, case_name: str, kind: str, suffix: str) -> Path:
         return self.path / kind / (case_name.removesuffix(".npz") + suffix)
@@ -273,29 +288,6 @@ def list_results(results: Path) -> list[ResultsFolder]:
     if not folders:
         raise CaseError(f"{results}: no results in it; expected folders written by `segfm3d evaluate`")
     return folders
-
-
-def focused(folders: Sequence[ResultsFolder], name: str | None, option: str) -> list[ResultsFolder]:
-    """Return the contestants in the order in which they are shown: the one in focus first, the baselines last.
-
-    Args:
-        folders: at least one.
-        name: of the one in focus; by default the first that is no baseline.
-        option: where the name was given, for the message.
-
-    Raises:
-        CaseError: there is no such contestant.
-    """
-    names = [folder.name for folder in folders]
-    if name is not None and name not in names:
-        raise CaseError(f"{option} {name}: no such contestant; expected one of {', '.join(names)}")
-    return sorted(folders, key=lambda folder: (folder.name != name, folder.is_baseline, folder.name))
-
-
-def _kind(result: CaseResult) -> str:
-    if not result.scorable:
-        return UNUSABLE
-    return WITH_BOXES if result.has_boxes else WITHOUT_BOXES
 
 
 def _case_result(file: Path) -> CaseResult:

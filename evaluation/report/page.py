@@ -10,13 +10,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from evaluation.calibration import read_calibration
 from evaluation.console import FIGURES, old_results
-from evaluation.evaluated import read_measured
-from evaluation.groups import HARM, by_group, titles_of
+from evaluation.evaluated import focused, read_measured
+from evaluation.groups import HARM, by_group, group_titles
 from evaluation.metrics import NSD_MINIMUM_DSC, NSD_TOLERANCE_MM
 from evaluation.report import plots
 from evaluation.report.paper_tables import best_of, by_boxes, by_modality
 from evaluation.report.pictures import BACKGROUND_CLICK, FOREGROUND_CLICK, draw_case
-from evaluation.results import CaseResult, ResultsFolder, focused, list_results, write_atomically
+from evaluation.results import CaseResult, ResultsFolder, list_results, write_atomically
 from evaluation.summary import MODALITY_ORDER, Measured
 from evaluation.table import csv_row, write_csv
 from inference.case import CaseError
@@ -54,11 +54,12 @@ def write_report(
         CaseError: there are no results, or none of the contestant in focus; or one of several folders is missing or
             empty, or two hold a case of the same name.
     """
+    titles = group_titles(cases) if cases and len(cases) > 1 else None
     folders = focused(list_results(results), focus, "--focus")
     for folder in folders:
         write_csv(folder)
     contestants = [Measured(folder.name, tuple(folder.read_all())) for folder in folders]
-    rows = by_group(contestants, titles_of(contestants, cases))
+    rows = by_group(contestants, titles)
     measured = {folder.name: read_calibration(folder.path) for folder in folders}
     calibrations = {name: calibration for name, calibration in measured.items() if calibration is not None}
     page = (

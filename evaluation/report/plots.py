@@ -113,7 +113,7 @@ def distributions(contestants: Sequence[Measured]) -> str:
                     _column(axis, centre, width, results, score, colour_of(contestant.name))
                 if place:
                     axis.axvline(place - 0.5, color=RULE, linewidth=0.8)
-            axis.set(ylim=(-0.04, 1.04), xlim=(-0.5, len(modalities) - 0.5), xticks=range(len(modalities)))
+            axis.set(ylim=(-0.04, 1.04), xlim=(-0.5, max(len(modalities), 1) - 0.5), xticks=range(len(modalities)))
             axis.set_xticklabels(modalities, color=INK)
             axis.grid(axis="x", visible=False)
             axis.set_ylabel("final " + score.removesuffix("_final").upper())
@@ -238,6 +238,7 @@ def _of(contestant: Measured, modality: str, boxes: bool) -> list[CaseResult]:
 
 
 def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    columns = max(columns, 1)  # Of no case there is an empty one.
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, sharey="row")
 

@@ -137,6 +137,17 @@ def test_errors_are_one_line(cases, tmp_path, weights, capsys):
     ] == [True] * 4
 
 
+def test_a_calibration_before_an_evaluation_and_one_of_other_weights(cases, tmp_path, weights, capsys):
+    results, other = tmp_path / "results", tmp_path / "other.pt"
+    assert calibrate(cases, results, weights) == 0
+    run = ["run", "--cases", str(cases), "--results", str(results), "--weights", str(weights), "--device", "cpu"]
+    assert main(run) == 0
+    assert calibrate(cases, results, weights) == 0
+    other.write_bytes(weights.read_bytes() + b" ")
+    assert calibrate(cases, results, other) == 2
+    assert "segfm3d: holds the results of others than" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_the_report_shows_the_curves_of_contestants_that_have_them(cases, tmp_path, weights):
     results = tmp_path / "results"
     run = ["run", "--cases", str(cases), "--results", str(results)]

@@ -3,6 +3,7 @@
 import csv
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,71 @@ def test_shards_take_every_case_once_and_can_be_merged(cases, tmp_path):
     merged = tmp_path / "merged"
     assert main(["merge", "--results", str(merged), str(tmp_path / "part1"), str(tmp_path / "part2")]) == 0
     assert rows(merged) == [("CT_a.npz", "yes"), ("CT_b.npz", "yes"), ("MR_c.npz", "yes")]
+
+
+def test_what_is_merged_is_one_group_and_one_result_a_case(cases, tmp_path, capsys):
+    """Parts were measured in folders of one name on several machines; one could not read a case that another could."""
+    for part in ("part1", "part2"):
+        shutil.copytree(cases, tmp_path / part / "cases")
+    (tmp_path / "part2" / "cases" / "CT_a.npz").write_bytes(b"")
+    merged = str(tmp_path / "merged")
+    run(tmp_path / "part1" / "cases", tmp_path / "1")
+    run(tmp_path / "part2" / "cases", tmp_path / "2")
+    for parts in (("1", "2"), ("2", "merged", "1")):
+        assert main(["merge", "--results", merged, *(str(tmp_path / part) for part in parts)]) == 0
+        assert rows(tmp_path / "merged") == [("CT_a.npz", "yes"), ("CT_b.npz", "yes"), ("MR_c.npz", "yes")]
+    capsys.readouterr()
+    assert main(["report", "--results", merged]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["ellipsoid,", "with", "boxes", "cases"]
+
+
+def test_cases_are_grouped_by_the_folder_that_was_given_wherever_it_lies_and_links_lead(cases, tmp_path, capsys):
+    for name, linked in (("seen", ("CT_a", "CT_b")), ("unseen", ("MR_c",))):
+        (tmp_path / name).mkdir()
+        for case in linked:
+            (tmp_path / name / f"{case}.npz").symlink_to(cases / f"{case}.npz")
+    results, folders = tmp_path / "results", [str(tmp_path / "seen"), str(tmp_path / "unseen")]
+    evaluation = ["run", "--results", str(results), "--baseline", "ellipsoid", "--cases"]
+    assert main([*evaluation, *folders]) == 0
+    assert main(["report", "--results", str(results)]) == 0
+    titles = [line.split()[3:] for line in capsys.readouterr().out.splitlines() if line.startswith("ellipsoid, with")]
+    assert titles == [["seen", "unseen"]] * 2
+    (tmp_path / "unseen").rename(tmp_path / "other")
+    assert main([*evaluation, folders[0], str(tmp_path / "other")]) == 0
+    capsys.readouterr()
+    assert main(["report", "--results", str(results)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split()[3:] == ["other", "seen"]
+
+
+def test_a_case_that_has_boxes_now_is_not_counted_without_them_too(tmp_path):
+    folder, results = tmp_path / "cases", tmp_path / "results"
+    folder.mkdir()
+    write_case(folder / "CT_a.npz", boxes=None)
+    assert run(folder, results) == 0 and rows(results) == [("CT_a.npz", "no")]
+    write_case(folder / "CT_a.npz")
+    assert run(folder, results) == 0 and rows(results) == [("CT_a.npz", "yes")]
+
+
+def test_a_report_of_cases_that_could_not_be_used_says_why(tmp_path, capsys):
+    folder, results = tmp_path / "cases", tmp_path / "results"
+    folder.mkdir()
+    write_case(folder / "CT_a.npz", gts=None)
+    assert run(folder, results) == 1
+    assert main(["report", "--results", str(results)]) == 0
+    assert "no key &#39;gts&#39;" in (results / "report.html").read_text()
+
+
+@pytest.mark.parametrize("option", ["--command", "--image"])
+def test_a_contestant_without_a_name(cases, tmp_path, capsys, option):
+    assert main(["run", "--cases", str(cases), "--results", str(tmp_path), option, ""]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("seconds", ["0", "nan"])
+def test_no_time_is_refused(cases, tmp_path, capsys, seconds):
+    with pytest.raises(SystemExit):
+        run(cases, tmp_path, "--seconds-per-class", seconds)
+    assert f"{seconds}: expected a number above 0" in capsys.readouterr().err
 
 
 def test_parts_of_different_contestants_are_not_merged(cases, tmp_path, capsys):

@@ -125,16 +125,26 @@ def test_what_a_failed_run_left_of_the_previous_one_stands(case):
     assert "nothing written, the previous output stands" in result.remark
 
 
+def damaged(path):
+    """An archive whose compressed voxels are not what its directory says."""
+    np.savez_compressed(path, segs=np.random.default_rng(0).integers(0, 3, SHAPE, np.uint8))
+    content = bytearray(path.read_bytes())
+    content[200:400] = bytes(200)
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [
         (nothing, "wrote no CT_blocks.npz"),
         (crashing, "wrote no CT_blocks.npz"),
         (writing(EMPTY[1:]), r"wrote shape \(11, 20, 24\); expected \(12, 20, 24\)"),
-        (writing(EMPTY, key="masks"), r"wrote no key 'segs' \(found: masks\)"),
+        (writing(EMPTY, key="masks"), r"no key 'segs' \(found: masks\)"),
         (writing(EMPTY.astype(float)), "wrote dtype float64"),
-        (lambda path: path.write_bytes(b"PK no archive"), "wrote an unreadable file"),
-        (lambda path: path.write_bytes(b""), "wrote an unreadable file"),
+        (lambda path: path.write_bytes(b"PK no archive"), "wrote no label map that can be read"),
+        (lambda path: path.write_bytes(b""), "wrote no label map that can be read"),
+        (lambda path: np.save(path.open("wb"), EMPTY), "wrote no label map that can be read"),
+        (damaged, "wrote no label map that can be read"),
     ],
 )
 def test_a_case_without_a_usable_output_counts_zero_and_says_why(case, behaviour, reason):
@@ -247,9 +257,10 @@ def test_an_image_is_run_with_the_organizers_line(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     image = DockerImage("ours", "segfm3d:latest", "sha256:0")
     assert " ".join(image.command(Path("/a/inputs"), Path("/a/outputs"))) == (
-        "docker container run -m 32G --name ours-evaluation --rm -v /a/inputs/:/workspace/inputs/ "
+        f"docker container run -m 32G --name {image.container} --rm -v /a/inputs/:/workspace/inputs/ "
         "-v /a/outputs/:/workspace/outputs/ segfm3d:latest /bin/bash -c sh predict.sh"
     )
+    assert image.container != DockerImage("ours", "segfm3d:latest", "sha256:0").container, "two may run side by side"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert "--gpus device=0 -m 32G" in " ".join(image.command(Path("/a"), Path("/b")))
 

@@ -190,6 +190,16 @@ def test_a_case_that_was_made_anew_is_not_drawn_with_older_results(results):
     assert page.count("Not drawn: ") == 1 and "is another file than was measured; evaluate it again" in page
 
 
+def test_masks_of_a_case_before_are_not_drawn_for_a_result_without_any(tmp_path):
+    path = write_case(tmp_path / "cases" / "CT_a.npz") if (tmp_path / "cases").mkdir() is None else None
+    results = ResultsFolder(tmp_path / "results" / "ours", {"outputs": "made up"})
+    evaluate(Contestant("ours", {path.name: np.load(path)["gts"]}), [path], results)
+    smaller = np.arange(24).reshape(2, 3, 4)
+    write_case(path, gts=smaller % 3, imgs=smaller)
+    evaluate(Contestant("ours", {path.name: smaller[1:]}), [path], results)
+    assert "data:image/webp" not in write_report(tmp_path / "results").read_text()
+
+
 def test_a_report_needs_results(tmp_path):
     with pytest.raises(CaseError, match="no results in it"):
         write_report(tmp_path, [tmp_path])
