@@ -69,6 +69,7 @@ REFOCUSED = replace(GROWN, recenter=True)
 FINER = replace(REFOCUSED, fine_pass=True)
 EDGES = replace(FINER, guided_filter=True)
 INNER = replace(EDGES, inner_first=True)
+SLICES = replace(INNER, box_slices=True)
 
 ROWS = {
     "one-forward": Row("one forward, no magnification", ONE_FORWARD, magnify=False),
@@ -78,7 +79,8 @@ ROWS = {
     "finer": Row("+ a finer look at objects larger than the patch", FINER),
     "edges": Row("+ borders that follow the image's edges", EDGES),
     "inner": Row("+ inner boxes first (boxes)", INNER, as_above=False),
-    "slices": Row("+ nothing outside of a box's slices (boxes; the default)", RefinementConfig(), as_above=False),
+    "slices": Row("+ nothing outside of a box's slices (boxes)", SLICES, as_above=False),
+    "restarts": Row("+ looks that begin anew after a leak (no box; the default)", RefinementConfig(), as_above=True),
 }
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from inference.case import ObjectPrompts
-from inference.geometry import Box, Voxel, three, union
+from inference.geometry import Box, Voxel, three, union, voxel
 from inference.window import MARGIN, Window
 
 TOUCH = 0.002
@@ -16,6 +17,13 @@ TOUCH = 0.002
 GROWTH = 1 / 4
 """A window grows by that share of itself on a side that an object reaches out of. More would make all that is seen much
 smaller, for the sake of an object that may end just behind the border."""
+
+
+LEAK = 1.5
+"""A mask has leaked if a background click lies so many times as deep in it as any foreground click."""
+
+DEEPEST = 64
+"""Voxels. A foreground click as deep as that is in a large object."""
 
 
 def window_for(
@@ -81,6 +89,23 @@ def zoomed_out(window: Window, log_odds: Tensor, shape: Voxel, isotropic_zoom: b
     return Window(three(start), three(size), window.patch)
 
 
+def has_leaked(labels: Tensor, prompts: ObjectPrompts) -> bool:
+    """Whether the newest click says that an object's previous mask is mostly something else, and larger.
+
+    A window around such a mask shows the object too small to be found in it, and shown the mask, the network keeps it.
+
+    Args:
+        labels: the previous label map (D, H, W).
+        prompts: of the object; only one without a box that has foreground clicks, and a background click after them,
+            can have leaked: a box says where it ends.
+    """
+    foreground = [click.position for click in prompts.clicks if click.positive]
+    if prompts.box is not None or not foreground or prompts.clicks[-1].positive:
+        return False
+    inside = max(_depth(labels, prompts.label, position, DEEPEST) for position in foreground)
+    return _depth(labels, prompts.label, prompts.clicks[-1].position, math.ceil(LEAK * DEEPEST) + 1) > LEAK * inside
+
+
 def recentered(
     window: Window, log_odds: Tensor, prompts: ObjectPrompts, shape: Voxel, isotropic_zoom: bool
 ) -> Window | None:
@@ -132,6 +157,19 @@ def allowed_region(prompts: ObjectPrompts, previous: Box | None, shape: Voxel) -
     first = max(lower, 0) if all(part.lower[0] >= lower for part in known) else 0
     last = min(upper, image.upper[0]) if all(part.upper[0] <= upper for part in known) else image.upper[0]
     return Box((first, 0, 0), (last, *image.upper[1:]))
+
+
+def _depth(labels: Tensor, label: int, position: Voxel, most: int) -> float:
+    """How far the nearest voxel of another label is, in voxels; ``most`` if it is not nearer than that."""
+    around = Box(three(v - most for v in position), three(v + most for v in position)).clipped(voxel(labels.shape))
+    if around is None:
+        return 0.0
+    z, y, x = (
+        (torch.arange(lower, upper + 1, dtype=torch.int32, device=labels.device) - v) ** 2
+        for lower, upper, v in zip(around.lower, around.upper, position)
+    )
+    squares = z[:, None, None] + y[:, None] + x
+    return math.sqrt(int(squares.masked_fill_(labels[around.slices] == label, most**2).min().clamp(max=most**2)))
 
 
 def _at_native_resolution(region: Box, patch: Voxel) -> Box:

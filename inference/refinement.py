@@ -12,7 +12,7 @@ from inference.case import ObjectPrompts
 from inference.geometry import Box, Voxel, voxel
 from inference.guided_filter import GuidedFilter
 from inference.normalization import NormalizedImage
-from inference.placement import recentered, window_for, zoomed_out
+from inference.placement import has_leaked, recentered, window_for, zoomed_out
 from inference.predictor import Predictor
 from inference.prompts import encode
 from inference.window import Window, upsampled
@@ -34,6 +34,8 @@ class RefinementConfig:
     Args:
         zoom_outs: how often the window of an object without a box grows while the object reaches out of it.
         recenter: whether an object that was found by its first click alone is looked at again, in a window around it.
+        restart: whether an object without a box is looked for afresh when the newest click says that its previous mask
+            has leaked into something larger (:func:`inference.placement.has_leaked`).
         fine_pass: whether an object larger than the patch is looked at again in a patch of more voxels, by weights that
             were taught to.
         guided_filter: whether the border of an object larger than the patch is moved to the image's edges
@@ -45,6 +47,7 @@ class RefinementConfig:
 
     zoom_outs: int = 5
     recenter: bool = True
+    restart: bool = True
     fine_pass: bool = True
     guided_filter: bool = True
     inner_first: bool = True
@@ -52,7 +55,13 @@ class RefinementConfig:
 
 
 ONE_FORWARD = RefinementConfig(
-    zoom_outs=0, recenter=False, fine_pass=False, guided_filter=False, inner_first=False, box_slices=False
+    zoom_outs=0,
+    recenter=False,
+    restart=False,
+    fine_pass=False,
+    guided_filter=False,
+    inner_first=False,
+    box_slices=False,
 )
 """The paper's: nothing beside it."""
 
@@ -160,6 +169,8 @@ class ObjectRefinement:
         Args:
             patch: the configuration's, or a smaller one where there is no time for that.
         """
+        if self.settings.restart and self.labels is not None and has_leaked(self.labels, self.prompts):
+            self.labels = self.previous = None
         window = window_for(self.prompts, self.shape, patch, self.config.isotropic_zoom, self.previous)
         yield from self._coarse_pass(window)
         found = self.partial.window

@@ -10,13 +10,14 @@ import torch
 from factories import TINY
 from torch import Tensor, nn
 
+from inference import placement
 from inference.case import Case, Click, ObjectPrompts
 from inference.deadline import Deadline
 from inference.fusion import enforce_prompts
 from inference.geometry import Box
-from inference.placement import zoomed_out
+from inference.placement import has_leaked, zoomed_out
 from inference.predictor import Predictor
-from inference.prompts import IMAGE
+from inference.prompts import IMAGE, PREVIOUS
 from inference.segmenter import Segmenter, segment_case
 from inference.window import Window
 
@@ -106,6 +107,71 @@ def test_a_small_object_found_by_its_first_click_is_looked_at_again_magnified():
     # With a previous mask, the window has followed it already.
     segment_case(replace(case, previous=labels), segmenter, Deadline(600))
     assert len(network.sizes) == 3
+
+
+def leaked(*clicks: Click, box: Box | None = None) -> bool:
+    """Of a mask of 30 voxels an edge, and an arm of 5."""
+    labels = torch.zeros((40, 40, 40), dtype=torch.uint8)
+    labels[5:35, 5:35, 5:35] = 2
+    labels[18:23, 18:23, 35:40] = 2
+    return has_leaked(labels, ObjectPrompts(2, box, clicks))
+
+
+IN_THE_ARM, IN_THE_BODY = Click((20, 20, 37), True), Click((20, 20, 20), True)
+NOT_THE_BODY, NOT_THE_RIM = Click((20, 20, 19), False), Click((7, 7, 7), False)
+
+
+@pytest.mark.parametrize(
+    ("clicks", "expected"),
+    [
+        ((IN_THE_ARM, NOT_THE_BODY), True),
+        ((IN_THE_ARM, NOT_THE_RIM), False),
+        ((IN_THE_BODY, NOT_THE_BODY), False),
+        ((IN_THE_ARM, NOT_THE_BODY, IN_THE_ARM), False),
+        ((NOT_THE_BODY,), False),
+        ((IN_THE_ARM,), False),
+    ],
+    ids=["the body is not it", "a rim is not", "beside the click", "said before", "nothing is it", "one click"],
+)
+def test_a_mask_has_leaked_if_what_is_not_it_lies_far_deeper_in_it(clicks: tuple[Click, ...], expected: bool):
+    assert leaked(*clicks) == expected
+
+
+def test_with_a_box_no_mask_has_leaked():
+    assert not leaked(IN_THE_ARM, NOT_THE_BODY, box=Box((15, 15, 30), (25, 25, 39)))
+
+
+def test_a_depth_is_searched_for_so_far_and_no_further(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(placement, "DEEPEST", 2)
+    assert not leaked(IN_THE_ARM, NOT_THE_RIM), "both as deep as is told apart"
+    assert leaked(IN_THE_ARM, NOT_THE_BODY)
+
+
+class Shown(nn.Module):
+    """Takes nothing for the object; remembers how much of a previous mask it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.masks.append(bool(x[0, PREVIOUS].any()))
+        return torch.full_like(x[:, :1], -5.0)
+
+
+@pytest.mark.parametrize(("newest", "shown"), [(NOT_THE_BODY, False), (NOT_THE_RIM, True)])
+def test_after_a_leak_the_previous_mask_is_not_shown(newest: Click, shown: bool):
+    previous = np.zeros((40, 40, 40), np.uint8)
+    previous[5:35, 5:35, 5:35] = 1
+    previous[18:23, 18:23, 35:40] = 1
+    case = bright_case(None)
+    prompts = (ObjectPrompts(1, clicks=(IN_THE_ARM, newest)),)
+    network = Shown()
+    segmenter = Segmenter(Predictor(network, TINY, torch.device("cpu"), {PATCH: 0.01}))
+    segment_case(
+        replace(case, image=case.image[:40, :40, :40], objects=prompts, previous=previous), segmenter, Deadline(60)
+    )
+    assert network.masks[0] is shown
 
 
 def test_without_time_the_first_look_counts():
