@@ -17,7 +17,7 @@ from evaluation.baselines import BASELINES
 from evaluation.cases import list_cases
 from evaluation.console import failures, group_table, next_steps, old_results
 from evaluation.contestants import Command, Contestant, DockerImage, InProcess, image_id
-from evaluation.groups import by_group, group_titles
+from evaluation.groups import by_group, group_titles, side_by_side
 from evaluation.merge import merge_results
 from evaluation.protocol import SECONDS_PER_CLASS, evaluate
 from evaluation.results import CONTESTANT_FILE, RUNS, ResultsFolder, list_results
@@ -26,7 +26,7 @@ from evaluation.table import write_csv
 from inference import command
 from inference.case import Case, CaseError
 from inference.checkpoint import CheckpointError
-from inference.command import Parser, choose
+from inference.command import Parser, above_zero, choose
 from inference.deadline import Deadline
 from inference.predictor import DeviceError
 from inference.segmenter import load_segmenter, segment_case
@@ -76,7 +76,7 @@ def run(arguments: list[str], prog: str) -> int:
     how.add_argument("--device", default="auto", help="device of --weights: auto, cpu or cuda")
     how.add_argument(
         "--seconds-per-class",
-        type=_seconds,
+        type=above_zero,
         metavar="SECONDS",
         default=SECONDS_PER_CLASS,
         help="what the runs of a case may take together for each object",
@@ -170,7 +170,7 @@ def _report(options: argparse.Namespace) -> None:
 
     page = write_report(options.results, options.cases, options.truths, options.focus)
     found = [Measured(folder.name, tuple(folder.read_all())) for folder in list_results(options.results)]
-    _print_figures(found, group_titles(options.cases) if options.cases and len(options.cases) > 1 else None)
+    _print_figures(found, side_by_side(options.cases))
     print(page)
 
 
@@ -231,12 +231,6 @@ def _name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a name; expected letters, digits, '_', '.', '-'")
     return text
-
-
-def _seconds(text: str) -> float:
-    if not (seconds := float(text)) > 0:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
-    return seconds
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -84,6 +84,11 @@ def group_titles(folders: Sequence[Path]) -> dict[str, str]:
     return {path.name: title for folder, title in zip(folders, titles, strict=True) for path in list_cases(folder)}
 
 
+def side_by_side(folders: Sequence[Path] | None) -> dict[str, str] | None:
+    """Return the titles by which several folders stand side by side, `None` if there are not several."""
+    return group_titles(folders) if folders and len(folders) > 1 else None
+
+
 def by_group(contestants: Sequence[Measured], titles: Mapping[str, str] | None = None) -> list[GroupRow]:
     """Return the figures of each contestant with boxes and without, in each group.
 

@@ -85,8 +85,7 @@ def _evaluate_path(
         case = read_evaluation_case(path, truths)
     except CaseError as error:
         reason = str(error).removeprefix(f"{path.name}: ")
-        result = CaseResult(path.name, 0, False, drop_boxes, 0.0, (), failure=reason, scorable=False)
-        result = replace(result, **where)
+        result = CaseResult(path.name, 0, False, drop_boxes, 0.0, (), failure=reason, scorable=False, **where)
         results.write(result, [])
         return result
     results.discard(path.name, UNUSABLE)

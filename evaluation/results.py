@@ -258,9 +258,9 @@ class ResultsFolder:
 
     def write(self, result: CaseResult, segmentations: list[NDArray[np.uint8]]) -> None:
         """Write a case's result; the scores last, so that a case with scores is complete."""
-        file = self._file(result.case, result.kind, ".segmentations.npz")
-        file.unlink(missing_ok=True)  # Of a case of that name before it.
+        self.discard(result.case, result.kind)  # Of a case of that name before it.
         if segmentations:
+            file = self._file(result.case, result.kind, ".segmentations.npz")
             write_atomically(file, lambda stream: np.savez_compressed(stream, segs=np.stack(segmentations)))
         self.write_scores(result)
 

@@ -16,7 +16,6 @@ gc.disable()
 import argparse
 import signal
 import time
-import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from pathlib import Path
 from inference.atomic import remove_unfinished
 from inference.case import Case, CaseError, read_case, write_segmentation
 from inference.checkpoint import CheckpointError
-from inference.command import WRONG_USE, exit_code_of, fail, leave, print_line, run
+from inference.command import WRONG_USE, exit_code_of, fail, leave, print_line, print_traceback, run
 from inference.deadline import Deadline, Watchdog, process_age
 from inference.predictor import DeviceError
 from inference.prompt_types import counted
@@ -108,7 +107,7 @@ def _all_cases(chosen: argparse.Namespace, watchdog: Watchdog, started: float) -
         try:
             failures += not _run(path, chosen, segmenter, watchdog, spent)
         except Exception as error:  # Whatever it is, it must not cost the other cases their output.
-            _show_traceback()
+            print_traceback(error)
             failures += fail(f"{path.name}: {type(error).__name__}: {error}")
         spent = 0.0
     failures += segmenter.failures if segmenter is not None else 0
@@ -145,7 +144,7 @@ def _run(path: Path, chosen: argparse.Namespace, segmenter: Segmenter | None, wa
     try:
         segmentation = segment_case(case, segmenter, deadline, watchdog, log)
     except Exception as error:  # A valid output matters more than any one failure, which is shown whole.
-        _show_traceback()
+        print_traceback(error)
         fine = not fail(f"{case.name}: {type(error).__name__}: {error}; writing what needs no network")
     if not fine:  # Here, where the memory of what failed is free again.
         segmentation = segment_case(case, None, deadline)
@@ -161,11 +160,6 @@ def _summary(case: Case, seconds: float, budget: float) -> str:
     shape = "×".join(map(str, case.image.shape))
     objects = f"{len(case.objects)} object(s), {counted(case.objects)}"
     return f"{case.name}: {shape} (z×y×x), {objects}: {seconds:.1f} s of the {budget:.0f} s that it may take"
-
-
-def _show_traceback() -> None:
-    for line in traceback.format_exc().splitlines():
-        print_line(line, sys.stderr)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, TextIO
@@ -188,6 +189,24 @@ def print_line(message: str, stream: TextIO | None = None) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     with suppress(OSError):  # A closed pipe or a full disk behind it must not cost a case its output.
         print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+def print_traceback(error: Exception) -> None:
+    """All of an error, on stderr, line by line."""
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        print_line(line, sys.stderr)
+
+
+def above_zero(text: str) -> float:
+    """An option's number.
+
+    Raises:
+        argparse.ArgumentTypeError: no number, or not above 0.
+    """
+    with suppress(ValueError):
+        if (number := float(text)) > 0:  # Nor is nan.
+            return number
+    raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
 
 
 def _described(error: Exception) -> str:

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from inference.command import Parser
+from inference.command import Parser, above_zero
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "default.pt"
 
@@ -60,14 +60,14 @@ def predict_options(arguments: list[str] | None, prog: str = "python -m inferenc
     time = parser.add_argument_group("time limit")
     time.add_argument(
         "--seconds-per-class",
-        type=float,
+        type=above_zero,
         metavar="SECONDS",
         default=variable("SEGFM3D_SECONDS_PER_CLASS", "90"),
         help="the evaluator's limit for an object, summed over the runs of a case",
     )
     time.add_argument(
         "--runs-per-case",
-        type=float,
+        type=above_zero,
         metavar="N",
         default=variable("SEGFM3D_RUNS_PER_CASE", "6"),
         help="runs that share this limit",
@@ -75,6 +75,4 @@ def predict_options(arguments: list[str] | None, prog: str = "python -m inferenc
     chosen, more = parser.parse_known_args(arguments)
     if more:
         parser.error(f"{' '.join(more)}: not understood; {FOR_AN_IMAGE}")
-    if not (chosen.seconds_per_class > 0 and chosen.runs_per_case > 0):  # Nor is nan.
-        parser.error("--seconds-per-class and --runs-per-case: expected numbers above 0")
     return chosen

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import time
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +17,7 @@ from torch import Tensor
 from inference.batches import side_by_side
 from inference.case import Case, ObjectPrompts
 from inference.checkpoint import ModelConfig
-from inference.command import print_line
+from inference.command import print_traceback
 from inference.deadline import Deadline, DeadlineExceeded, Watchdog
 from inference.fallback import fallback, fallback_name
 from inference.fusion import Fusion, advantages, enforce_prompts
@@ -242,8 +240,7 @@ class _CaseSegmenter:
             wrong = "out of memory" + (f" with a patch of {patch}" if smaller else "")
         else:
             wrong = f"{type(error).__name__}: {error}"
-            for line in "".join(traceback.format_exception(error)).splitlines():
-                print_line(line, sys.stderr)
+            print_traceback(error)
             self.segmenter.failures += 1
         self._give_up(run, wrong, detail)
         return smaller

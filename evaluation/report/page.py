@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from evaluation.calibration import read_calibration
 from evaluation.console import FIGURES, old_results
 from evaluation.evaluated import focused, read_measured
-from evaluation.groups import HARM, by_group, group_titles
+from evaluation.groups import HARM, by_group, side_by_side
 from evaluation.metrics import NSD_MINIMUM_DSC, NSD_TOLERANCE_MM
 from evaluation.report import plots
 from evaluation.report.paper_tables import best_of, by_boxes, by_modality
@@ -54,7 +54,7 @@ def write_report(
         CaseError: there are no results, or none of the contestant in focus; or one of several folders is missing or
             empty, or two hold a case of the same name.
     """
-    titles = group_titles(cases) if cases and len(cases) > 1 else None
+    titles = side_by_side(cases)
     folders = focused(list_results(results), focus, "--focus")
     for folder in folders:
         write_csv(folder)
