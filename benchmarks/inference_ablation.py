@@ -70,6 +70,7 @@ FINER = replace(REFOCUSED, fine_pass=True)
 EDGES = replace(FINER, guided_filter=True)
 INNER = replace(EDGES, inner_first=True)
 SLICES = replace(INNER, box_slices=True)
+RESTARTS = replace(SLICES, restart=True)
 
 ROWS = {
     "one-forward": Row("one forward, no magnification", ONE_FORWARD, magnify=False),
@@ -80,7 +81,8 @@ ROWS = {
     "edges": Row("+ borders that follow the image's edges", EDGES),
     "inner": Row("+ inner boxes first (boxes)", INNER, as_above=False),
     "slices": Row("+ nothing outside of a box's slices (boxes)", SLICES, as_above=False),
-    "restarts": Row("+ looks that begin anew after a leak (no box; the default)", RefinementConfig(), as_above=True),
+    "restarts": Row("+ looks that begin anew after a leak (no box)", RESTARTS, as_above=True),
+    "nearest": Row("+ claims by the nearest click (no box; the default)", RefinementConfig(), as_above=True),
 }
 
 

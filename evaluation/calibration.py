@@ -193,7 +193,7 @@ class _CountingFusion(Fusion):
         self.truth = truth
         self.histograms: dict[int, LogOddsHistogram] = {}
 
-    def add(self, label: int, where: Box, log_odds: Tensor, advantage: float = 0.0) -> None:
+    def add(self, label: int, where: Box, log_odds: Tensor, advantage: float | Tensor = 0.0) -> None:
         super().add(label, where, log_odds, advantage)
         slab = LogOddsHistogram.of(log_odds.cpu().numpy(), self.truth[where.slices] == label)
         self.histograms[label] = self.histograms[label] + slab if label in self.histograms else slab

@@ -24,6 +24,10 @@ CLEARLY_SMALLER = 0.9
 """Boxes whose volumes are in a larger ratio are taken for equally large, for the same reason."""
 
 
+NEAREST_CLICK = 0.3
+"""Power of the distance to an object's nearest foreground click that its p is divided by where objects compete."""
+
+
 class Fusion:
     """The paper's argmax over the background, Π (1 − p_c), and every p_c, kept as a running best in log space.
 
@@ -31,8 +35,8 @@ class Fusion:
     log (1 − p) over all objects. Outside an object's window its p is 0. Ties go to the lower label, the background
     first, as argmax has it.
 
-    An object may be given an advantage over others (:func:`advantages`) where its p is above a half, so that it beats
-    the background without one.
+    An object may be given an advantage over others (:func:`advantages`, :func:`nearness`) where its p is above a half,
+    so that it beats the background without one.
     """
 
     def __init__(self, shape: Voxel, device: torch.device | str = "cpu") -> None:
@@ -44,18 +48,18 @@ class Fusion:
     def shape(self) -> Voxel:
         return voxel(self.label.shape)
 
-    def add(self, label: int, where: Box, log_odds: Tensor, advantage: float = 0.0) -> None:
+    def add(self, label: int, where: Box, log_odds: Tensor, advantage: float | Tensor = 0.0) -> None:
         """Adds an object's log-odds in a part of the image, each voxel at most once an object.
 
         Labels must come in ascending order, so that ties go to the lower one.
 
         Args:
-            advantage: is added to log p where p is above a half; at least 0.
+            advantage: is added to log p where p is above a half; at least 0, one number or of the shape of ``where``.
         """
         best, background = self.best[where.slices], self.background[where.slices]
         log_p = logsigmoid(log_odds)
         background += log_p - log_odds  # log (1 − p) = log p − log-odds
-        if advantage:
+        if isinstance(advantage, Tensor) or advantage:
             log_p += advantage * (log_odds > 0)
         better = log_p > best
         best.copy_(torch.where(better, log_p, best))
@@ -98,6 +102,28 @@ def advantages(objects: tuple[ObjectPrompts, ...], seen: Container[int]) -> dict
         if gains:
             found[item.label] = max(gains)
     return found
+
+
+def nearness(prompts: ObjectPrompts, where: Box, shape: Voxel, device: torch.device | str = "cpu") -> Tensor:
+    """What is added to log p of an object of which clicks alone say where it is: more, the nearer one of them lies.
+
+    Without a box an object may be found in its neighbours too, and as surely as they are: their clicks, which it was
+    not shown, say that they are not its.
+
+    Args:
+        prompts: of the object; one without a foreground click gets nothing.
+        where: a part of the image.
+        shape: (D, H, W) of the image; what is as far from a click as its diagonal is long gets nothing.
+
+    Returns:
+        float32 (D, H, W) of ``where``, on the device.
+    """
+    axes = [torch.arange(low, high + 1.0, device=device) for low, high in zip(where.lower, where.upper)]
+    nearest = torch.full(where.size, float(sum(n**2 for n in shape)), device=device)
+    for part in prompts.inside():
+        z, y, x = ((place - place.clamp(low, high)) ** 2 for place, low, high in zip(axes, part.lower, part.upper))
+        nearest = torch.minimum(nearest, z[:, None, None] + y[:, None] + x)
+    return NEAREST_CLICK * (math.log(math.hypot(*shape) + 1) - nearest.sqrt_().log1p_())
 
 
 def enforce_prompts(labels: np.ndarray, objects: tuple[ObjectPrompts, ...]) -> None:

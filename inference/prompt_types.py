@@ -108,8 +108,9 @@ class PromptType:
 class _Boxes(PromptType):
     """The box. It alone tells how large the object is, so these ask for it by name:
 
-    ``window_for`` and ``allowed_region`` of :mod:`inference.placement`, ``advantages`` of :mod:`inference.fusion`, and
-    :mod:`inference.refinement`, which zooms out and recenters where there is none.
+    ``window_for`` and ``allowed_region`` of :mod:`inference.placement`, ``advantages`` of :mod:`inference.fusion`,
+    ``segment_case``, which goes by clicks where there is none, and :mod:`inference.refinement`, which zooms out and
+    recenters there.
     """
 
     name, field, keys = "box(es)", "box", ("boxes",)

@@ -42,6 +42,8 @@ class RefinementConfig:
             (:mod:`inference.guided_filter`).
         inner_first: whether an object whose box lies inside another's gets what both claim, as long as there are only
             boxes (:func:`inference.fusion.advantages`).
+        nearest_click: whether, in a case without boxes, what several objects claim tends to the one with the nearest
+            foreground click (:func:`inference.fusion.nearness`).
         box_slices: whether an object is kept to the slices of its box (:func:`inference.placement.allowed_region`).
     """
 
@@ -51,6 +53,7 @@ class RefinementConfig:
     fine_pass: bool = True
     guided_filter: bool = True
     inner_first: bool = True
+    nearest_click: bool = True
     box_slices: bool = True
 
 
@@ -61,6 +64,7 @@ ONE_FORWARD = RefinementConfig(
     fine_pass=False,
     guided_filter=False,
     inner_first=False,
+    nearest_click=False,
     box_slices=False,
 )
 """The paper's: nothing beside it."""

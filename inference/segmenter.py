@@ -20,7 +20,7 @@ from inference.checkpoint import ModelConfig
 from inference.command import print_traceback
 from inference.deadline import Deadline, DeadlineExceeded, Watchdog
 from inference.fallback import fallback, fallback_name
-from inference.fusion import Fusion, advantages, enforce_prompts
+from inference.fusion import Fusion, advantages, enforce_prompts, nearness
 from inference.geometry import Box, Voxel, label_extents
 from inference.normalization import NormalizedImage
 from inference.placement import allowed_region
@@ -94,6 +94,7 @@ def segment_case(
     extents = {} if case.previous is None else label_extents(case.previous)
     settings = RefinementConfig() if segmenter is None else segmenter.refinement
     advantage = advantages(case.objects, extents) if settings.inner_first else {}
+    by_clicks = settings.nearest_click and len(case.objects) > 1 and all(each.box is None for each in case.objects)
     network = None if segmenter is None else _CaseSegmenter(case, segmenter, extents, watchdog or Watchdog(), log)
     if segmenter is not None:
         segmenter.reports = {}
@@ -106,7 +107,8 @@ def segment_case(
         for prompts, slabs in zip(group, found):
             label = prompts.label
             for where, log_odds in slabs or fallback(prompts, case.previous, extents.get(label), shape):
-                fusion.add(label, where, log_odds, advantage.get(label, 0.0))
+                near = nearness(prompts, where, shape, log_odds.device) if by_clicks else 0.0
+                fusion.add(label, where, log_odds, advantage.get(label, near))
         waiting -= len(group)
         if network is not None:
             network.report(group, (time.monotonic() - began) / len(group))

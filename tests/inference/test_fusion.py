@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.case import Click, ObjectPrompts
-from inference.fusion import INNER_FIRST, Fusion, advantages
+from inference.fusion import INNER_FIRST, NEAREST_CLICK, Fusion, advantages, nearness
 from inference.geometry import Box, Voxel
 
 SHAPE = (3, 4, 5)
@@ -179,6 +179,29 @@ def test_a_click_or_a_previous_mask_ends_an_objects_advantage_and_not_that_of_wh
     clicked = ObjectPrompts(1, LARGE, click), ObjectPrompts(2, INNER), ObjectPrompts(3, INNER, click)
     assert advantages(clicked, seen=()) == {2: TENTH}
     assert advantages(clicked, seen={2}) == {}
+
+
+class TestNearness:
+    """What an object's voxels are given for the foreground click that is near."""
+
+    ROW = (1, 1, 9)
+
+    def of(self, *clicks: Click, where: Box = Box.of(ROW)) -> list[float]:  # noqa: B008
+        return nearness(ObjectPrompts(1, clicks=clicks), where, self.ROW).ravel().tolist()
+
+    def test_falls_with_the_distance_to_the_nearest_one_and_not_with_background_clicks(self) -> None:
+        first, second, background = Click((0, 0, 1), True), Click((0, 0, 7), True), Click((0, 0, 4), False)
+        distances = np.array([1, 0, 1, 2, 3, 2, 1, 0, 1])
+        expected = NEAREST_CLICK * np.log((np.sqrt(83) + 1) / (distances + 1))
+        assert self.of(first, second, background) == pytest.approx(expected)
+
+    def test_is_the_same_in_a_part_of_the_image(self) -> None:
+        click = Click((0, 0, 2), True)
+        assert self.of(click, where=Box((0, 0, 5), (0, 0, 8))) == pytest.approx(self.of(click)[5:])
+
+    def test_is_nothing_without_a_foreground_click(self) -> None:
+        assert self.of(Click((0, 0, 2), False)) == pytest.approx([0.0] * 9, abs=1e-6)
+        assert self.of() == pytest.approx([0.0] * 9, abs=1e-6)
 
 
 def test_255_labels_fit() -> None:

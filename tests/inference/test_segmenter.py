@@ -91,6 +91,31 @@ class Delayed(nn.Module):
         return x[:, BOX : BOX + 1] * 8 - 4
 
 
+class TestObjectsThatAreClaimedTwice:
+    """A network that finds every object everywhere, where only clicks tell them apart."""
+
+    CLICKS = (5, 6, 3), (5, 6, 16)
+
+    def segment(self, *boxed: int, **settings: bool) -> np.ndarray:
+        everywhere = segmenter(Hooked(lambda _, shape: torch.full((1, 1, *shape), 4.0)))
+        everywhere.refinement = RefinementConfig(**settings)
+        objects = (
+            ObjectPrompts(label, Box.of(SHAPE) if label in boxed else None, (Click(position, True),))
+            for label, position in enumerate(self.CLICKS, start=1)
+        )
+        return segment_case(a_case(*objects), everywhere, Deadline(PLENTY), log=pytest.fail)
+
+    def test_end_half_way_between_their_clicks(self) -> None:
+        labels = self.segment()
+        assert (labels[:, :, :9] == 1).all() and (labels[:, :, 11:] == 2).all()
+
+    @pytest.mark.parametrize("boxed", [(1,), (2,), (1, 2)])
+    def test_are_not_told_apart_by_clicks_once_one_has_a_box(self, boxed: tuple[int, ...]) -> None:
+        off = self.segment(*boxed, nearest_click=False)
+        np.testing.assert_array_equal(self.segment(*boxed), off)
+        assert (off != 2).sum() > off.size - 10, "the first of two that are alike, but for what clicks are sure of"
+
+
 class TestAnObjectInsideAnother:
     """A network that takes both boxes for full objects: each is as sure of the inner box as the other."""
 
