@@ -71,6 +71,7 @@ EDGES = replace(FINER, guided_filter=True)
 INNER = replace(EDGES, inner_first=True)
 SLICES = replace(INNER, box_slices=True)
 RESTARTS = replace(SLICES, restart=True)
+NEAREST = replace(RESTARTS, nearest_click=True)
 
 ROWS = {
     "one-forward": Row("one forward, no magnification", ONE_FORWARD, magnify=False),
@@ -82,7 +83,8 @@ ROWS = {
     "inner": Row("+ inner boxes first (boxes)", INNER, as_above=False),
     "slices": Row("+ nothing outside of a box's slices (boxes)", SLICES, as_above=False),
     "restarts": Row("+ looks that begin anew after a leak (no box)", RESTARTS, as_above=True),
-    "nearest": Row("+ claims by the nearest click (no box; the default)", RefinementConfig(), as_above=True),
+    "nearest": Row("+ claims by the nearest click (no box)", NEAREST, as_above=True),
+    "neighbours": Row("+ other objects' clicks are shown (no box; the default)", RefinementConfig(), as_above=True),
 }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from inference.case import ObjectPrompts
+from inference.case import Click, ObjectPrompts
 from inference.geometry import Box, Voxel, voxel
 from inference.guided_filter import GuidedFilter
 from inference.normalization import NormalizedImage
@@ -16,6 +17,9 @@ from inference.placement import has_leaked, recentered, window_for, zoomed_out
 from inference.predictor import Predictor
 from inference.prompts import encode
 from inference.window import Window, upsampled
+
+NEIGHBOURS = 2
+"""Foreground clicks of other objects that an object without a box is shown."""
 
 FILTER_VOXELS_PER_SECOND = 1e7
 """For the time that the guided filter takes: a slow core."""
@@ -36,6 +40,7 @@ class RefinementConfig:
         recenter: whether an object that was found by its first click alone is looked at again, in a window around it.
         restart: whether an object without a box is looked for afresh when the newest click says that its previous mask
             has leaked into something larger (:func:`inference.placement.has_leaked`).
+        neighbours: whether an object without a box is shown foreground clicks of others (:func:`with_neighbours`).
         fine_pass: whether an object larger than the patch is looked at again in a patch of more voxels, by weights that
             were taught to.
         guided_filter: whether the border of an object larger than the patch is moved to the image's edges
@@ -50,6 +55,7 @@ class RefinementConfig:
     zoom_outs: int = 5
     recenter: bool = True
     restart: bool = True
+    neighbours: bool = True
     fine_pass: bool = True
     guided_filter: bool = True
     inner_first: bool = True
@@ -61,6 +67,7 @@ ONE_FORWARD = RefinementConfig(
     zoom_outs=0,
     recenter=False,
     restart=False,
+    neighbours=False,
     fine_pass=False,
     guided_filter=False,
     inner_first=False,
@@ -149,6 +156,7 @@ class ObjectRefinement:
         image, labels: the whole image and the previous run's label map (D, H, W), on the predictor's device; no label
             map if there was no run.
         prompts: what the user said of the object.
+        objects: the prompts of all objects of the case.
         previous: the extent of its previous mask, if it has one.
         seconds_left: what is left of the object's share of the time.
         partial: takes what the network says.
@@ -159,6 +167,7 @@ class ObjectRefinement:
     image: NormalizedImage
     labels: Tensor | None
     prompts: ObjectPrompts
+    objects: tuple[ObjectPrompts, ...]
     previous: Box | None
     seconds_left: Callable[[], float]
     partial: PartialPrediction
@@ -166,6 +175,7 @@ class ObjectRefinement:
     def __post_init__(self) -> None:
         self.config = self.predictor.config
         self.shape: Voxel = voxel(self.image.volume.shape)
+        self.shown = with_neighbours(self.prompts, self.objects) if self.settings.neighbours else self.prompts
 
     def passes(self, patch: Voxel) -> Forwards:
         """Finds the object; then, as far as the time allows, what makes its mask better.
@@ -232,7 +242,7 @@ class ObjectRefinement:
 
     def _predicted(self, mask: Tensor | None, window: Window) -> OneForward:
         """What the network says of the object in a window, shown a mask [0, 1] of the patch's shape, or none."""
-        log_odds = yield encode(self.image.crop(window), mask, self.prompts, window, self.config.style)
+        log_odds = yield encode(self.image.crop(window), mask, self.shown, window, self.config.style)
         return log_odds
 
     def _previous_mask(self, window: Window) -> Tensor | None:
@@ -245,6 +255,27 @@ class ObjectRefinement:
         if not in_time:
             self.partial.leave_out(f"no time for {step}")
         return in_time
+
+
+def with_neighbours(prompts: ObjectPrompts, objects: tuple[ObjectPrompts, ...]) -> ObjectPrompts:
+    """An object's prompts as the network is shown them: other objects' clicks say where it ends, if no box does.
+
+    Those foreground clicks of others that lie nearest to its own are background clicks of it. More than a few would be
+    more than the network has seen in training.
+
+    Args:
+        prompts: of the object; as they are if it has a box or no foreground click.
+        objects: of the case, the object among them or not.
+    """
+    own = [click.position for click in prompts.clicks if click.positive]
+    if prompts.box is not None or not own:
+        return prompts
+    others = {
+        click.position for other in objects if other.label != prompts.label for click in other.clicks if click.positive
+    }
+    nearest = sorted(others.difference(own), key=lambda place: (min(math.dist(place, each) for each in own), place))
+    clicks = tuple(Click(place, positive=False) for place in nearest[:NEIGHBOURS])
+    return replace(prompts, clicks=clicks + prompts.clicks)
 
 
 def _any(mask: Tensor | None) -> bool:

@@ -317,9 +317,10 @@ class _CaseSegmenter:
         def seconds_left() -> float:
             return (until - time.monotonic()) / len(running)
 
+        objects = self.case.objects
         for run in runs:
             refinement = ObjectRefinement(
-                predictor, settings, image, labels, run.prompts, run.previous, seconds_left, run.partial
+                predictor, settings, image, labels, run.prompts, objects, run.previous, seconds_left, run.partial
             )
             running[run] = refinement.passes(patch)
         for run, error in side_by_side(predictor, running):
