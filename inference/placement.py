@@ -99,7 +99,7 @@ def has_leaked(labels: Tensor, prompts: ObjectPrompts) -> bool:
         prompts: of the object; only one without a box that has foreground clicks, and a background click after them,
             can have leaked: a box says where it ends.
     """
-    foreground = [click.position for click in prompts.clicks if click.positive]
+    foreground = prompts.foreground
     if prompts.box is not None or not foreground or prompts.clicks[-1].positive:
         return False
     inside = max(_depth(labels, prompts.label, position, DEEPEST) for position in foreground)

@@ -42,6 +42,11 @@ class ObjectPrompts:
     box: Box | None = None
     clicks: tuple[Click, ...] = ()
 
+    @property
+    def foreground(self) -> list[Voxel]:
+        """The voxels of the foreground clicks, in their order."""
+        return [click.position for click in self.clicks if click.positive]
+
     def extents(self) -> list[Box]:
         """Returns the box around each prompt that there is."""
         return [extent for kind in PROMPT_TYPES for extent in kind.extents(self)]
@@ -199,10 +204,10 @@ class _Clicks(PromptType):
         return [Box(click.position, click.position) for click in prompts.clicks]
 
     def inside(self, prompts: ObjectPrompts) -> list[Box]:
-        return [Box(click.position, click.position) for click in prompts.clicks if click.positive]
+        return [Box(place, place) for place in prompts.foreground]
 
     def guess(self, prompts: ObjectPrompts) -> list[Box]:
-        return [_ball(click.position) for click in prompts.clicks if click.positive]
+        return [_ball(place) for place in prompts.foreground]
 
     def enforce(self, labels: np.ndarray, prompts: ObjectPrompts) -> None:
         """A foreground click's voxel has the label and a background click's has not; the later of an object wins."""

@@ -267,12 +267,10 @@ def with_neighbours(prompts: ObjectPrompts, objects: tuple[ObjectPrompts, ...]) 
         prompts: of the object; as they are if it has a box or no foreground click.
         objects: of the case, the object among them or not.
     """
-    own = [click.position for click in prompts.clicks if click.positive]
+    own = prompts.foreground
     if prompts.box is not None or not own:
         return prompts
-    others = {
-        click.position for other in objects if other.label != prompts.label for click in other.clicks if click.positive
-    }
+    others = {place for other in objects if other.label != prompts.label for place in other.foreground}
     nearest = sorted(others.difference(own), key=lambda place: (min(math.dist(place, each) for each in own), place))
     clicks = tuple(Click(place, positive=False) for place in nearest[:NEIGHBOURS])
     return replace(prompts, clicks=clicks + prompts.clicks)
