@@ -106,8 +106,8 @@ def advantages(objects: tuple[ObjectPrompts, ...], seen: Container[int]) -> dict
 def nearness(prompts: ObjectPrompts, where: Box, shape: Voxel, device: torch.device | str = "cpu") -> Tensor:
     """What is added to log p of an object of which clicks alone say where it is: more, the nearer one of them lies.
 
-    Without a box an object may be found in its neighbours too, and as surely as they are; their clicks say that they are
-    not its.
+    Without a box an object may be found in its neighbours too, and as surely as they are; their clicks say that
+    they are not its.
 
     Args:
         prompts: of the object; one without a foreground click gets nothing.
