@@ -102,7 +102,8 @@ def by_group(contestants: Sequence[Measured], titles: Mapping[str, str] | None =
         return result.group or ALL if titles is None else titles.get(result.case, ELSEWHERE)
 
     known = sorted({result.group for result in used}) if titles is None else titles.values()
-    order = [title for title in dict.fromkeys([*known, ALL, ELSEWHERE]) if title in set(map(group_of, used))]
+    present = set(map(group_of, used))
+    order = [title for title in dict.fromkeys([*known, ALL, ELSEWHERE]) if title in present]
     rows = []
     for contestant in contestants:
         for boxes in (True, False):
